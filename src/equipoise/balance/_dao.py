@@ -1,0 +1,196 @@
+"""Dynamic adaptive optimization: every task pushes the shared part with the same force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._data_weights import DataWeights
+from equipoise.balance._gradients import GradientStatistics
+from equipoise.balance._registry import register
+from equipoise.errors import BalanceError
+
+
+@register("dao")
+class DAO(Balancer):
+    """Weights each task by the inverse of its gradient's norm at what the tasks share, and by its labels.
+
+    L = sum_i lambda_i w_i L_i,   lambda_i = (1 / n_i) / sum_j (1 / n_j)
+
+    n_i is the norm of the gradient of task i's plain loss, taken at `shared`; lambda_i is a constant of the step; w_i is
+    the data weight (1 unless `data_weights` is set). The sum runs over all tasks: a task that is absent from a batch
+    keeps its last norm. For two tasks lambda_1 = n_2 / (n_1 + n_2).
+
+    References:
+        Dynamic Adaptive Optimization for Effective Sentiment Analysis Fine-Tuning on Large Language Models
+        (Ding et al., 2024)
+        https://arxiv.org/abs/2408.11856
+
+    Args:
+        tasks: every task's name; None takes them from the first call, which must then carry all tasks.
+        smoothing: share of the old norm that the running average keeps, in [0, 1); None uses each batch's own norms, as
+            the paper does. The first norm starts the average, so there is no bias to correct.
+        every: measure the norms each so many steps, and keep them between. The paper: 1.
+        scale: `"one"`: the lambdas sum to 1, as in the paper, which divides the effective learning rate by the number of
+            tasks against a plain sum. `"tasks"`: they sum to that number, which keeps the learning rate's meaning.
+        epsilon: a norm not above this share of the largest one counts as zero.
+        floor: a norm counts as at least this share of the median norm, in [0, 1]; None for no floor. All tasks
+            together push no harder than the weakest alone, so a task that is nearly solved slows the others down;
+            the floor bounds by how much.
+        data_weights: `"inverse_frequency"`, `"density"`, `"entropy"`, a mapping of task to one of them, or None.
+            See `DataWeights` for their definitions.
+        data_exponent: how strongly rare labels are raised, from 0 (not at all) to 1 (by the full inverse).
+        data_smoothing: share of the old label shares that their running average keeps, in [0, 1).
+        double_batch: weigh each half of the batch by the norms of the other, so that a batch's noise does not bias
+            its own weights. Needs per-example losses.
+        on_nonfinite: `"raise"`, or `"skip"` to leave a task out of a step in which its loss or gradient is not finite.
+
+    Raises:
+        BalanceError: a setting is out of its range.
+
+    Example:
+        >>> hidden = torch.tensor([[1.0, 1.0]], requires_grad=True)  # [n, d]
+        >>> losses = {"polarity": hidden[:, 0] * 3, "label": hidden[:, 1] * 1}
+        >>> balancer = DAO(scale="one")
+        >>> loss = balancer(losses, shared=hidden)
+        >>> balancer.last["weights"]
+        {'polarity': 0.25, 'label': 0.75}
+        >>> loss.backward()
+
+    Note:
+        The paper gives lambda for two tasks. Ours: any number of tasks, where the gradient is measured, `scale`,
+        `smoothing`, `every`, `epsilon`, `floor`, `double_batch` and the form of w. A task whose gradient is zero, or
+        that was never seen, is left out of the sum (else it would take all the weight and stop the others) and gets
+        the weight that the median norm would have; `scale="tasks"` then counts the tasks that are in the sum. Without
+        any norm, the weights are equal.
+    """
+
+    source = "Ding et al., 2024: Dynamic Adaptive Optimization"
+    url = "https://arxiv.org/abs/2408.11856"
+    rule = "weight_i = w_i (1/n_i) / sum_j (1/n_j), n_i = norm of task i's gradient at what is shared"
+    needs = "shared; targets and per-example losses with data weights"
+    cost = "one walk back through each head at a representation; one backward a task at parameters"
+    state = "norm of each task; label shares with data weights"
+    ours = (
+        "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, double_batch"
+    )
+
+    requires = frozenset({"shared"})
+
+    norms: Tensor  # [tasks], running norm; 0 before a task was first seen
+    active: Tensor  # [tasks] bool, whether the last measurement was above zero
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str] | None = None,
+        smoothing: float | None = None,
+        every: int = 1,
+        scale: Scale = "tasks",
+        epsilon: float = 1e-8,
+        floor: float | None = None,
+        data_weights: str | Mapping[str, str | None] | None = None,
+        data_exponent: float = 0.5,
+        data_smoothing: float = 0.9,
+        double_batch: bool = False,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        if smoothing is not None and not 0 <= smoothing < 1:
+            raise BalanceError(f"smoothing must lie in [0, 1) or be None, found {smoothing!r}")
+        if not 0 <= epsilon < 1:
+            raise BalanceError(f"epsilon must lie in [0, 1), found {epsilon!r}")
+        if floor is not None and not 0 <= floor <= 1:
+            raise BalanceError(f"floor must lie in [0, 1] or be None, found {floor!r}")
+        super().__init__(
+            tasks=tasks, on_nonfinite=on_nonfinite, monitor=True, monitor_every=every, double_batch=double_batch
+        )
+        self.smoothing, self.every, self.epsilon, self.floor = smoothing, every, epsilon, floor
+        self.scale = choice("scale", scale, ("tasks", "one"))
+        self.add_task_buffer("norms")
+        self.add_task_buffer("active", dtype=torch.bool)
+        self.data: DataWeights | None = None
+        if data_weights is not None:
+            self.data = DataWeights(data_weights, tasks=tasks, exponent=data_exponent, smoothing=data_smoothing)
+            self.requires = self.requires | {"targets"}
+
+    def name_tasks(self, tasks: Sequence[str]) -> None:
+        """Fixes the tasks' names, those of the data weights' state too."""
+        super().name_tasks(tasks)
+        if getattr(self, "data", None) is not None and self.data is not None:
+            self.data.name_tasks(tasks)
+
+    def initial_weights(self) -> Tensor:
+        """Returns equal weights, in the configured scale."""
+        return torch.full((len(self.tasks),), 1.0 if self.scale == "tasks" else 1.0 / len(self.tasks))
+
+    def data_weights(
+        self, losses: Sequence[Tensor | None], targets: Mapping[str, Tensor] | None
+    ) -> list[Tensor | None]:
+        """Returns what the labels of this batch ask for, if data weights are on."""
+        if self.data is None:
+            return super().data_weights(losses, targets)
+        self.data.fit(self.name_bytes.device, self.norms.dtype)
+        weights: list[Tensor | None] = self.data(losses, targets)
+        return weights
+
+    def weigh(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> Tensor:
+        """Returns lambda, `[tasks]`."""
+        norms, active = self._updated(statistics)
+        return inverse_norm_weights(norms, active, floor=self.floor, scale=self.scale)
+
+    def observe(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> None:
+        """Keeps the norms for the steps, and for the absent tasks, that come without one."""
+        norms, active = self._updated(statistics)
+        self.norms.copy_(norms)
+        self.active.copy_(active)
+
+    def extra_repr(self) -> str:
+        """Shows the tasks and the settings that differ from the defaults."""
+        plain = {"smoothing": None, "every": 1, "scale": "tasks", "epsilon": 1e-8, "floor": None, "double_batch": False}
+        changed = [f"{name}={getattr(self, name)!r}" for name, value in plain.items() if getattr(self, name) != value]
+        return ", ".join([super().extra_repr(), *changed])
+
+    def _updated(self, statistics: GradientStatistics | None) -> tuple[Tensor, Tensor]:
+        """Returns the norms and which of them count, `[tasks]` each, after what was measured."""
+        if statistics is None:
+            return self.norms, self.active
+        measured, present = statistics.norms.to(self.norms), statistics.present
+        largest = measured.where(present, self.norms.where(self.active, 0)).max()
+        alive = present & (measured > self.epsilon * largest)
+        norms = measured
+        if self.smoothing is not None:
+            blend = self.smoothing * self.norms + (1 - self.smoothing) * measured
+            norms = blend.where(self.norms > 0, measured)
+        # A zero gradient does not enter the average: it would drag it down, and with it all other tasks, step by step.
+        return norms.where(alive, self.norms), alive.where(present, self.active)
+
+
+def inverse_norm_weights(
+    norms: Tensor,  # [tasks]
+    active: Tensor,  # [tasks] bool
+    *,
+    floor: float | None,
+    scale: str,
+) -> Tensor:
+    """Returns lambda_i = (1 / n_i) / sum_j (1 / n_j) over the active tasks, and the median norm's weight elsewhere.
+
+    Example:
+        >>> norms, active = torch.tensor([1.0, 4.0, 0.0]), torch.tensor([True, True, False])
+        >>> inverse_norm_weights(norms, active, floor=None, scale="one")
+        tensor([0.8000, 0.2000, 0.3200])
+    """
+    known = norms.where(active, torch.nan)
+    # Midpoint median: the lower one of two tasks would be the very norm that the floor is to lift.
+    median = known.nanquantile(0.5)
+    if floor is not None:
+        known = known.clamp(min=floor * median)
+    known = known.where(active, median)
+    ratio = known.where(active, torch.inf).min() / known  # [tasks] in (0, 1]: 1 / n could overflow, this cannot
+    total = active.sum() if scale == "tasks" else 1
+    equal = 1.0 if scale == "tasks" else 1.0 / len(norms)
+    weights = total * ratio / ratio.where(active, 0).sum()
+    return weights.where(active.any(), equal)

@@ -1,0 +1,105 @@
+"""LoRA through peft, with every head saved.
+
+peft's defaults for sequence classification save only layers named `classifier` or `score`. Where a head has more layers
+(`pooler.dense` of DeBERTa-v2, `head` of ModernBERT), those come back with random weights after a reload; and the
+target `all-linear` crashes on DistilBERT. So both lists are computed from the model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from equipoise.errors import EquipoiseError, RecipeError
+
+if TYPE_CHECKING:
+    from equipoise.recipe import AdapterSettings
+
+__all__ = ["add_lora", "modules_to_save", "quantization_config", "quiet_peft", "target_pattern"]
+
+
+def add_lora(model: Any, settings: AdapterSettings, missing: Iterable[str]) -> Any:
+    """Wraps a multi-task model in a peft model.
+
+    Args:
+        model: a model of `model_class`.
+        settings: the recipe's `model.adapter`.
+        missing: names of weights that the backbone's checkpoint does not hold. They are new, so they must be saved.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    save = modules_to_save(model, missing)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=target_pattern(model, settings.targets, exclude=save),
+        modules_to_save=save,
+    )
+    with quiet_peft():
+        return get_peft_model(model, config)
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """peft 0.21 asks transformers for an attribute whose name is about to change; users can do nothing about it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        yield
+
+
+def modules_to_save(model: Any, missing: Iterable[str] = ()) -> list[str]:
+    """Modules that are trained and saved whole: everything outside the backbone, and new layers inside it."""
+    prefix = model.base_model_prefix
+    outside = [
+        name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
+    ]
+    inside = {name.rpartition(".")[0] for name in missing if name.startswith(f"{prefix}.")}
+    return outside + sorted(inside)
+
+
+def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str] = ()) -> str:
+    """A regular expression over full module names: linear layers of the backbone alone.
+
+    Raises:
+        RecipeError: a name in `targets` is no linear layer of the backbone.
+    """
+    prefix = model.base_model_prefix
+    unread = [f"{prefix}.pooler"] if model.pooling != "native" else []
+    skipped = tuple(f"{name}." for name in [*exclude, *unread])
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if name.startswith(f"{prefix}.") and isinstance(module, nn.Linear) and not f"{name}.".startswith(skipped)
+    ]
+    names = {name.rpartition(".")[2] for name in linear}
+    unknown = sorted(set(targets or ()) - names)
+    if unknown:
+        raise RecipeError(
+            f"model.adapter.targets: no linear layer '{unknown[0]}' in the backbone. Available: {', '.join(sorted(names))}"
+        )
+    chosen = [name for name in linear if targets is None or name.rpartition(".")[2] in targets]
+    # The names of one layer say where every layer's are; numbers stand for any layer, which keeps the pattern short.
+    patterns = sorted({re.sub(r"\\?\.\d+\\?\.", r"\\.\\d+\\.", re.escape(name)) for name in chosen})
+    return "|".join(patterns)
+
+
+def quantization_config() -> Any:
+    """4-bit loading (NF4, double quantisation, bf16 arithmetic) for `from_pretrained`."""
+    if find_spec("bitsandbytes") is None:
+        raise EquipoiseError('model.adapter.quantization needs bitsandbytes: pip install "equipoise[quantization]"')
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

@@ -1,0 +1,195 @@
+"""Building a model from a recipe, saving it, loading it, cutting one task out of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from equipoise.errors import RecipeError, RunError
+from equipoise.models._adapter import add_lora, quantization_config, quiet_peft
+from equipoise.models._backbone import Backbone, load_backbone, quiet_loading
+from equipoise.models._multitask import model_class, output_layer, pack_labels, set_head_dropout, slices
+from equipoise.models._sidecar import Sidecar
+from equipoise.tasks import Task
+
+if TYPE_CHECKING:
+    from equipoise.recipe import ModelSettings
+
+__all__ = ["LoadedModel", "build", "cut_task", "load_model", "native_pooling", "save_model", "save_tokenizer"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def native_pooling(settings: ModelSettings) -> str:
+    """What `pooling: auto` means. Measured in benchmarks/pooling.py; see RESULTS.md."""
+    return "native" if settings.pooling == "auto" else settings.pooling
+
+
+def build(
+    settings: ModelSettings, backbone: Backbone, tasks: Mapping[str, Task], *, dtype: torch.dtype = torch.float32
+) -> Any:
+    """A model ready to train: pretrained backbone, new heads, and the adapter if the recipe has one.
+
+    Args:
+        settings: the recipe's `model`.
+        backbone: what `load_backbone` found.
+        tasks: the fitted tasks; the order of their outputs in the logits is theirs.
+        dtype: of the weights. Full fine-tuning wants float32 weights whatever precision the arithmetic has.
+
+    Returns:
+        A `PreTrainedModel`, or a `PeftModel` around one.
+    """
+    limit = backbone.max_length
+    if limit is not None and settings.max_length > limit:
+        raise RecipeError(
+            f"model.max_length: {settings.max_length} is more than the {limit} tokens that '{backbone.name}' reads"
+        )
+    pooling = native_pooling(settings)
+    config = _configure(copy.deepcopy(backbone.config), tasks)
+    if settings.dropout is not None:
+        set_head_dropout(config, settings.dropout, pooling)
+    cls = model_class(type(config), pooling)
+    extra: dict[str, Any] = {}
+    if settings.adapter is not None and settings.adapter.quantization is not None:
+        extra["quantization_config"] = quantization_config()
+    with quiet_loading():
+        model, info = cls.from_pretrained(
+            backbone.location,
+            config=config,
+            revision=backbone.revision,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,  # a checkpoint with a head of its own gives way to ours
+            output_loading_info=True,
+            use_safetensors=True,
+            **extra,
+        )
+    if settings.adapter is not None:
+        missing = {str(name) for name in info["missing_keys"]}
+        model = add_lora(model, settings.adapter, missing)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if settings.adapter is not None:
+            model.enable_input_require_grads()
+    return model
+
+
+def _configure(config: Any, tasks: Mapping[str, Task]) -> Any:
+    labels = pack_labels(tasks)
+    config.id2label = labels
+    config.label2id = {name: index for index, name in labels.items()}
+    config.num_labels = len(labels)
+    # Pipelines then return raw values; any other type would put a softmax over all tasks' outputs.
+    config.problem_type = "regression"
+    return config
+
+
+def save_tokenizer(tokenizer: Any, folder: Path, max_length: int) -> None:
+    """Saves a tokenizer that cuts where training cut, for consumers that know nothing of us."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
+
+
+def save_model(model: Any, tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
+    """Writes a model folder: safetensors, config, tokenizer, sidecar. A peft model is saved as its adapter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    if (folder / ADAPTER_CONFIG).exists():
+        (folder / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
+    save_tokenizer(tokenizer, folder, sidecar.max_length)
+    sidecar.write(folder)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A saved model in memory.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: its fast tokenizer.
+        sidecar: tasks, slices, text columns.
+    """
+
+    model: Any
+    tokenizer: Any
+    sidecar: Sidecar
+
+
+def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """Loads what `save_model` wrote; an adapter is put on its backbone.
+
+    Raises:
+        RunError: the folder is not such a model, or is damaged.
+    """
+    sidecar = Sidecar.read(folder)
+    adapter = (folder / ADAPTER_CONFIG).exists()
+    found = load_backbone(
+        str(folder.resolve()) if not adapter else sidecar.backbone, None if not adapter else sidecar.revision
+    )
+    config = _configure(copy.deepcopy(found.config), sidecar.tasks) if adapter else found.config
+    cls = model_class(type(config), sidecar.pooling)
+    try:
+        with quiet_loading():
+            model, info = cls.from_pretrained(
+                found.location,
+                config=config,
+                revision=found.revision,
+                dtype=dtype,
+                output_loading_info=True,
+                use_safetensors=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RunError(f"{folder}: the weights cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if adapter:
+        from peft import PeftModel
+        from transformers import AutoTokenizer
+
+        with quiet_peft():
+            model = PeftModel.from_pretrained(model, str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    else:
+        tokenizer = found.tokenizer
+        missing = sorted(map(str, info["missing_keys"]))
+        if missing:
+            raise RunError(f"{folder}: the weights are incomplete, {len(missing)} are missing, such as {missing[0]}")
+    model.eval()
+    return LoadedModel(model=model, tokenizer=tokenizer, sidecar=sidecar)
+
+
+def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
+    """Writes one task as a stock checkpoint of its own: its rows of the output layer and nothing else.
+
+    Its logits are the task's columns of the whole model's, to the bit.
+
+    Raises:
+        RunError: no such task, an adapter that is not merged, or a pooling that no stock head has.
+    """
+    sidecar = loaded.sidecar
+    if task not in sidecar.tasks:
+        raise RunError(f"no task '{task}' in this model. Tasks: {', '.join(sidecar.tasks)}")
+    if sidecar.pooling != "native":
+        raise RunError(f"pooling '{sidecar.pooling}' has no stock head; only models with native pooling can be cut")
+    if hasattr(loaded.model, "peft_config"):
+        raise RunError("the adapter is not merged; save the run with model.adapter.merge: true")
+    model = copy.deepcopy(loaded.model)
+    rows = slices(sidecar.tasks)[task]
+    layer = output_layer(model)
+    size = sidecar.tasks[task].size
+    layer.weight = nn.Parameter(layer.weight.data[rows].clone())
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(layer.bias.data[rows].clone())
+    layer.out_features = size
+    names = [name.removeprefix(f"{task}/") for name in sidecar.tasks[task].outputs]
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: index for index, name in enumerate(names)}
+    kinds = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}
+    model.config.problem_type = kinds.get(sidecar.tasks[task].kind, "regression")
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    save_tokenizer(loaded.tokenizer, folder, sidecar.max_length)

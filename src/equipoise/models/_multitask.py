@@ -1,0 +1,196 @@
+"""The model: the backbone once per batch, and all heads on the representation that they share.
+
+Every head is linear, so all heads together are one linear layer whose rows are the tasks' outputs ("packed heads").
+With native pooling that layer **is** the output layer of the stock sequence-classification model: `MultiTask` adds two
+things to the stock class (the tasks, and the representation in its output) and no weight, so the saved folder loads
+with `AutoModelForSequenceClassification` and gives the same logits to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
+from transformers.utils import ModelOutput
+
+from equipoise.errors import RecipeError
+from equipoise.models._pooling import POOLINGS
+from equipoise.tasks import Task
+
+__all__ = ["MultiTask", "MultiTaskOutput", "model_class", "output_layer", "pack_labels", "slices"]
+
+
+@dataclass
+class MultiTaskOutput(ModelOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        logits: `[n, outputs]`, every task's rows side by side; `slices` says which are whose.
+        shared: what the heads read: `[n, hidden]`, or `[n, length, hidden]` for decoders, whose stock head reads every
+            position before it picks the last one.
+    """
+
+    logits: Tensor | None = None
+    shared: Tensor | None = None
+
+
+class _Tap:
+    """Keeps the input of the output layer of the latest forward pass.
+
+    A hook that is an object, not a closure over the model: adapters deep-copy the output layer, and the copy has to
+    report to the same place.
+    """
+
+    value: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.value = args[0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Tap:
+        return self
+
+    def take(self) -> Tensor | None:
+        """The tensor, once: holding it longer would keep the graph of the whole pass alive."""
+        value, self.value = self.value, None
+        return value
+
+
+class MultiTask:
+    """Mixed into a stock `...ForSequenceClassification` class by `model_class`."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        self._tap = _Tap()
+        output_layer(self).register_forward_pre_hook(self._tap)  # type: ignore[arg-type]
+
+    def forward(self, *args: Any, **kwargs: Any) -> MultiTaskOutput:
+        """Runs the stock forward pass. Losses are computed outside, so `labels` are not taken."""
+        kwargs.pop("return_dict", None)
+        outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
+        return MultiTaskOutput(logits=outputs.logits, shared=self._tap.take())
+
+
+class _Pooled:
+    """Mixed into a family's `...PreTrainedModel` by `model_class`: the bare backbone, our pooling, one linear layer."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
+        base_class = MODEL_MAPPING[type(config)]
+        backbone = base_class(config)
+        if getattr(backbone, "pooler", None) is not None:
+            # Kept so that the folder stays a whole backbone; nothing reads it, so it must not wait for gradients.
+            backbone.pooler.requires_grad_(False)
+        setattr(self, base_class.base_model_prefix, backbone)
+        self.dropout = nn.Dropout(_head_dropout(config))
+        self.heads = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()  # type: ignore[attr-defined]
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> MultiTaskOutput:
+        """Backbone, pooling, heads."""
+        backbone = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
+        kwargs.pop("return_dict", None)
+        hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        pooled = POOLINGS[self.pooling](hidden, attention_mask)  # type: ignore[attr-defined]
+        shared = self.dropout(pooled)
+        return MultiTaskOutput(logits=self.heads(shared), shared=shared)
+
+
+@lru_cache(maxsize=64)
+def model_class(config_class: Any, pooling: str) -> type[PreTrainedModel]:
+    """The class of a multi-task model over a family of backbones.
+
+    Args:
+        config_class: the family's configuration class, such as `BertConfig`.
+        pooling: `native` or a key of `POOLINGS`.
+
+    The class bears the stock class's name, so that `architectures` in the saved configuration names a class that
+    everyone has.
+    """
+    mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if pooling == "native" else MODEL_MAPPING
+    if config_class not in mapping:
+        raise RecipeError(
+            f"model.backbone: {config_class.__name__} has no stock sequence-classification model"
+            if pooling == "native"
+            else f"model.backbone: {config_class.__name__} has no stock base model"
+        )
+    stock = mapping[config_class]
+    if isinstance(stock, tuple):
+        stock = stock[0]
+    if pooling == "native":
+        return type(stock.__name__, (MultiTask, stock), {"__module__": __name__, "pooling": "native"})
+    family = next(c for c in stock.__mro__[1:] if issubclass(c, PreTrainedModel))
+    return type(stock.__name__, (_Pooled, family), {"__module__": __name__, "pooling": pooling})
+
+
+def output_layer(model: Any) -> nn.Linear:
+    """The linear layer that gives the logits.
+
+    Its name depends on the architecture (`classifier`, `classifier.out_proj`, `score`), so it is found as the last
+    linear layer outside the backbone with as many outputs as there are labels.
+    """
+    config = model.config
+    prefix = f"{model.base_model_prefix}."
+    found = None
+    for name, module in model.named_modules():
+        if not name.startswith(prefix) and isinstance(module, nn.Linear) and module.out_features == config.num_labels:
+            found = module
+    if found is None:
+        raise RecipeError(f"model.backbone: {type(model).__name__} has no linear output layer, so tasks can't share it")
+    return found
+
+
+def pack_labels(tasks: Mapping[str, Task]) -> dict[int, str]:
+    """`id2label` of the packed heads: every output of every task, in the tasks' order."""
+    names = [name for task in tasks.values() for name in task.outputs]
+    return dict(enumerate(names))
+
+
+def slices(tasks: Mapping[str, Task]) -> dict[str, slice]:
+    """Which columns of the logits belong to which task."""
+    result, start = {}, 0
+    for name, task in tasks.items():
+        result[name] = slice(start, start + task.size)
+        start += task.size
+    return result
+
+
+DROPOUT_KEYS = (
+    "classifier_dropout",
+    "seq_classif_dropout",
+    "cls_dropout",
+    "summary_last_dropout",
+    "classifier_dropout_prob",
+)
+
+
+def _head_dropout(config: Any) -> float:
+    for key in (*DROPOUT_KEYS, "hidden_dropout_prob"):
+        value = getattr(config, key, None)
+        if value is not None:
+            return float(value)
+    return 0.0
+
+
+def set_head_dropout(config: Any, dropout: float, pooling: str) -> None:
+    """Sets the dropout before the heads, under whatever name the family has for it."""
+    key = next((key for key in DROPOUT_KEYS if hasattr(config, key)), None)
+    if key is None and pooling == "native":
+        raise RecipeError(f"model.dropout: {type(config).__name__} has no dropout before its heads. Leave it null")
+    setattr(config, key or "classifier_dropout", dropout)
+
+
+def trainable_parameters(model: nn.Module) -> tuple[int, int]:
+    """How many parameters train, and how many there are."""
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trainable, sum(p.numel() for p in model.parameters())
+
+
+def autocast_free(value: Tensor) -> Tensor:
+    """Losses are computed in float32 whatever the backbone ran in."""
+    return value if value.dtype == torch.float64 else value.float()

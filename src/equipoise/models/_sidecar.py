@@ -1,0 +1,97 @@
+"""`multitask.json`: what a stock model folder cannot say. It is our own truth about a saved model.
+
+Transformers' configurations are strict and have dropped keys that they don't know, so the tasks, their slices of the
+logits, label order, scaling and thresholds stand in a file of ours beside `config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from equipoise.errors import RunError
+from equipoise.models._multitask import slices
+from equipoise.tasks import Task, from_dict
+
+__all__ = ["SIDECAR", "Sidecar"]
+
+SIDECAR = "multitask.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What a saved model means.
+
+    Attributes:
+        tasks: name -> fitted task, in the order of their rows in the logits.
+        pooling: `native`, `mean`, `cls` or `last`.
+        max_length: tokens a text was cut to in training.
+        text: the text column, or the two of a pair.
+        backbone: the backbone as the recipe named it; an unmerged adapter needs it again.
+        revision: of a hub id.
+    """
+
+    tasks: Mapping[str, Task]
+    pooling: str
+    max_length: int
+    text: tuple[str, ...]
+    backbone: str
+    revision: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Writes `multitask.json`."""
+        where = slices(self.tasks)
+        data: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "backbone": self.backbone,
+            "revision": self.revision,
+            "pooling": self.pooling,
+            "max_length": self.max_length,
+            "text": list(self.text),
+            "tasks": [
+                {"outputs": [where[name].start, where[name].stop], **task.to_dict()}
+                for name, task in self.tasks.items()
+            ],
+        }
+        (folder / SIDECAR).write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Sidecar:
+        """Reads `multitask.json`.
+
+        Raises:
+            RunError: the folder is no saved multi-task model, is damaged, or is of a later format.
+        """
+        path = folder / SIDECAR
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{folder} holds no {SIDECAR}: it is not a model that Equipoise saved") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise RunError(
+                f"{path} has format version {version!r}; this Equipoise reads {FORMAT_VERSION}. "
+                f"{'Install a newer Equipoise' if isinstance(version, int) and version > FORMAT_VERSION else 'It is damaged'}"
+            )
+        try:
+            tasks = {item["name"]: from_dict(item) for item in data["tasks"]}
+            spans = [tuple(item["outputs"]) for item in data["tasks"]]
+            sidecar = cls(
+                tasks=tasks,
+                pooling=data["pooling"],
+                max_length=data["max_length"],
+                text=tuple(data["text"]),
+                backbone=data["backbone"],
+                revision=data["revision"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        if spans != [(s.start, s.stop) for s in slices(tasks).values()]:
+            raise RunError(f"{path} is damaged: the tasks' outputs {spans} do not match their labels")
+        return sidecar

@@ -1,0 +1,466 @@
+"""The recipe: what to train on what, as typed and validated settings. Knows no torch.
+
+A recipe is YAML. `load` reads it, applies `a.b=c` overrides, checks everything and reports all problems together, each
+naming the key, the value, what was expected and the nearest valid key. A path to data is relative to the recipe's own
+folder, and may hold `${NAME}` or `${NAME:-default}` for an environment variable.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from equipoise.errors import EquipoiseError, RecipeError
+from equipoise.tasks import TaskSettings, available, kind
+from equipoise.tasks._base import did_you_mean
+
+__all__ = [
+    "AdapterSettings",
+    "BalanceSettings",
+    "DataSettings",
+    "ModelSettings",
+    "Recipe",
+    "TableSettings",
+    "TrainingSettings",
+    "dump",
+    "load",
+    "parse",
+    "schema",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class AdapterSettings(_Section):
+    """Train a few added weights in place of the whole backbone."""
+
+    type: Literal["lora"] = Field(default="lora", description="the kind of adapter")
+    rank: int = Field(default=16, ge=1, description="rank of the added matrices")
+    alpha: float = Field(default=32.0, gt=0, description="their scale: the update counts alpha / rank times")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="dropout on the adapter's input")
+    targets: list[str] | None = Field(
+        default=None, description="names of the linear layers to adapt; null = every linear layer of the backbone"
+    )
+    merge: bool = Field(
+        default=True, description="fold the adapter into the saved model, which is then stock; false = save it alone"
+    )
+    quantization: Literal["4bit"] | None = Field(
+        default=None, description="hold the frozen backbone in 4 bits (needs equipoise[quantization] and a GPU)"
+    )
+
+
+class ModelSettings(_Section):
+    """The language model and how its tokens become one vector."""
+
+    backbone: str = Field(
+        default="minilm",
+        min_length=1,
+        description="'minilm' (the encoder that comes as a Python package), a Hugging Face id or a local folder",
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face id")
+    pooling: Literal["auto", "native", "mean", "cls", "last"] = Field(
+        default="auto",
+        description="native = the stock sequence-classification head's own, which keeps the folder stock; auto = native",
+    )
+    adapter: AdapterSettings | None = Field(default=None, description="null = train every weight")
+    max_length: int = Field(
+        default=128, ge=4, description="tokens per text (both texts of a pair); the rest is cut off"
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="dropout before the heads; null = what the backbone's configuration says"
+    )
+    gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
+
+
+class TableSettings(_Section):
+    """One table of several."""
+
+    path: str = Field(description="a file, or hub:org/name[:config]")
+    validation: str | None = Field(default=None, description="this table's own validation file")
+    test: str | None = Field(default=None, description="this table's own test file")
+    text: str | tuple[str, str] | None = Field(default=None, description="its text column(s); null = data.text")
+    tasks: list[str] | None = Field(default=None, description="the tasks that it carries labels for; null = all")
+
+
+class DataSettings(_Section):
+    """Where the rows come from and how they are split."""
+
+    train: str | list[TableSettings] = Field(
+        description="csv, tsv, jsonl, parquet (csv, tsv and jsonl also .gz), hub:org/name[:config], or a list of tables"
+    )
+    validation: Annotated[float, Field(gt=0, lt=1)] | str | None = Field(
+        default=0.1, description="a share of train, a file, or null"
+    )
+    test: Annotated[float, Field(gt=0, lt=1)] | str | None = Field(
+        default=None, description="a share of train, a file, or null"
+    )
+    text: str | tuple[str, str] = Field(default="text", description="the text column, or [a, b] for a pair")
+    drop_leaks: bool = Field(
+        default=False, description="drop training rows whose text also stands in validation or test (else only told)"
+    )
+    max_rejected: float = Field(
+        default=0.05, ge=0, le=1, description="stop where at least this share of the rows cannot be used"
+    )
+    max_train_rows: int | None = Field(
+        default=None, ge=1, description="train on a seeded sample of this many rows; null = all"
+    )
+
+
+class BalanceSettings(BaseModel):
+    """How the tasks' losses are weighted. The method's own settings stand beside these keys."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str = Field(default="dao", description="a name that `equipoise balancers` lists")
+    shared: Literal["representation", "last_layer", "adapter", "all"] = Field(
+        default="representation", description="where the tasks' gradients are measured"
+    )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The method's own settings."""
+        return dict(self.model_extra or {})
+
+
+def _yaml_number(value: Any) -> Any:
+    # YAML 1.1 reads `1e-4` (no dot) as text; everyone who writes it means the number.
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
+
+
+Rate = Annotated[float, BeforeValidator(_yaml_number)]
+
+
+class TrainingSettings(_Section):
+    """The optimisation."""
+
+    epochs: float = Field(default=4, gt=0, description="passes over the training rows")
+    max_steps: int | None = Field(default=None, ge=1, description="stop after this many updates; null = by epochs")
+    batch_size: int = Field(default=32, ge=1, description="rows per device and step")
+    accumulation: int = Field(default=1, ge=1, description="steps whose gradients are added up to one update")
+    learning_rate: Rate = Field(default=1.0e-4, gt=0, description="AdamW's rate at its highest")
+    head_learning_rate: Rate | None = Field(
+        default=None, gt=0, description="the heads' own rate; null = the same as learning_rate"
+    )
+    weight_decay: Rate = Field(default=0.01, ge=0, description="AdamW's decay; biases and norms are left out")
+    warmup: Rate = Field(default=0.1, ge=0, lt=1, description="share of the updates over which the rate rises")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="how the rate falls then")
+    max_grad_norm: Rate | None = Field(default=1.0, gt=0, description="gradients are clipped to it; null = no clipping")
+    seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="auto = bf16 where the device has it in hardware, else fp32"
+    )
+    group_by_length: bool = Field(default=True, description="batches of texts of similar length: less padding")
+    evaluate_every_steps: int | None = Field(default=None, ge=1, description="null = after every epoch")
+    early_stopping: int | None = Field(
+        default=None, ge=1, description="stop after this many evaluations without a better one; null = never"
+    )
+    select: str = Field(
+        default="mean_rank", description="the best checkpoint: mean_rank over the tasks, or one metric: polarity.mse"
+    )
+    log_every_steps: int = Field(default=10, ge=1, description="one line in history.jsonl each")
+    checkpoint_every_steps: int | None = Field(
+        default=None, ge=1, description="resumable checkpoints in between; null = at every evaluation"
+    )
+    on_nonfinite: Literal["stop"] = Field(
+        default="stop", description="a loss that is NaN or infinite stops the run; the last good checkpoint is kept"
+    )
+    workers: int = Field(default=0, ge=0, description="processes that prepare batches; 0 = none beside the main one")
+    compile: bool = Field(default=False, description="torch.compile the model")
+    trackers: list[str] = Field(default_factory=list, description="tensorboard, wandb, mlflow, trackio: off by default")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="passed on to transformers.TrainingArguments as they are (fsdp, deepspeed, ...)",
+    )
+
+
+class Recipe(_Section):
+    """Everything that one run needs."""
+
+    model: ModelSettings = Field(default_factory=ModelSettings, description="the language model")
+    data: DataSettings = Field(description="the rows")
+    tasks: dict[str, SerializeAsAny[TaskSettings]] = Field(description="name -> task", min_length=1)
+    balance: BalanceSettings = Field(default_factory=BalanceSettings, description="the weights of the tasks' losses")
+    training: TrainingSettings = Field(default_factory=TrainingSettings, description="the optimisation")
+    output: str = Field(default="runs/run", min_length=1, description="the run folder")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_by_kind(cls, data: Any) -> Any:
+        # Each task is checked by its own kind's settings; `parse` has done so already for a recipe from a file.
+        if isinstance(data, Mapping) and isinstance(data.get("tasks"), Mapping):
+            built = {
+                name: value if isinstance(value, TaskSettings) else kind(value["type"]).Settings.model_validate(value)
+                for name, value in data["tasks"].items()
+            }
+            return {**data, "tasks": built}
+        return data
+
+
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Reads, completes and checks a recipe.
+
+    Args:
+        source: a YAML file, or the same as a mapping.
+        overrides: `a.b=c` settings that win over the file; the value is YAML.
+
+    Raises:
+        RecipeError: one message that lists every problem.
+    """
+    if isinstance(source, Mapping):
+        data, where, base = dict(source), "recipe", Path.cwd()
+        name = "run"
+    else:
+        path = Path(source)
+        data, where, base, name = _read(path), str(path), path.resolve().parent, path.stem
+    for override in overrides:
+        _override(data, override)
+    data.setdefault("output", f"runs/{name}")
+    recipe = parse(data, where=where)
+    return recipe.model_copy(update={"data": _resolve_paths(recipe.data, base)})
+
+
+def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """Checks a mapping; see `load`. Paths are left as they are."""
+    problems: list[str] = []
+    tasks = _parse_tasks(data.get("tasks"), problems)
+    try:
+        # A stand-in keeps the other sections' problems visible where the tasks are wrong.
+        recipe = Recipe.model_validate({**data, "tasks": tasks or {"-": TaskSettings(type="-")}})
+    except ValidationError as error:
+        problems += _explain(error, Recipe)
+    else:
+        problems += _cross_check(recipe) if not problems else []
+        problems += _check_balance(recipe)
+    if problems:
+        head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise RecipeError("\n  - ".join([head, *problems]))
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML with every default written out; `load` of it gives an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors; each task kind is one branch of `tasks`."""
+    result = Recipe.model_json_schema()
+    branches = []
+    for name in available():
+        branch = kind(name).Settings.model_json_schema()
+        result["$defs"].update(branch.pop("$defs", {}))
+        branches.append(branch)
+    result["properties"]["tasks"]["additionalProperties"] = {"oneOf": branches}
+    result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    return result
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe. `equipoise init DATA.csv` writes one from a table") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(
+            f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}; found {data!r}"
+        )
+    return data
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise RecipeError(f"--set {override}: expected KEY=VALUE, such as training.epochs=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {override}: the value is not valid YAML") from None
+    node = data
+    for part in parts[:-1]:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        elif not isinstance(child, dict):
+            raise RecipeError(f"--set {override}: '{part}' is {child!r}, which has no keys of its own")
+        node = child
+    node[parts[-1]] = value
+
+
+def _parse_tasks(raw: Any, problems: list[str]) -> dict[str, TaskSettings]:
+    if not isinstance(raw, Mapping) or not raw:
+        problems.append(f"tasks: expected a mapping of task names to settings, found {raw!r}")
+        return {}
+    tasks: dict[str, TaskSettings] = {}
+    for name, value in raw.items():
+        key = f"tasks.{name}"
+        if isinstance(value, TaskSettings):
+            tasks[name] = value
+            continue
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w -]*", name):
+            problems.append(f"{key}: a task's name is made of letters, digits, '_', '-' and spaces")
+        elif not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
+            problems.append(f"{key}.type: missing. Expected one of {', '.join(available())}")
+        else:
+            try:
+                tasks[name] = kind(value["type"]).Settings.model_validate(value)
+            except RecipeError as error:
+                problems.append(f"{key}.type: {error}")
+            except ValidationError as error:
+                problems += _explain(error, kind(value["type"]).Settings, prefix=key)
+    return tasks
+
+
+def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
+    lines = []
+    for item in error.errors(include_url=False):
+        loc = [str(part) for part in item["loc"] if not _is_union_branch(part)]
+        key = ".".join([prefix, *loc] if prefix else loc) or "recipe"
+        if item["type"] == "extra_forbidden":
+            valid = _keys_at(model, loc[:-1])
+            lines.append(f"{key}: unknown key.{did_you_mean(loc[-1], valid)} Valid keys: {', '.join(valid)}")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            found = (
+                ""
+                if isinstance(item["input"], Mapping) and item["type"] == "value_error"
+                else f", found {item['input']!r}"
+            )
+            hint = (
+                did_you_mean(str(item["input"]), re.findall(r"'([^']*)'", message))
+                if item["type"] == "literal_error"
+                else ""
+            )
+            lines.append(f"{key}: {message}{found}{'.' if hint else ''}{hint}")
+    return list(dict.fromkeys(lines))
+
+
+def _is_union_branch(part: Any) -> bool:
+    # pydantic names the branch of a union in an error's place: `data.train.list[TableSettings].0.path`
+    return isinstance(part, str) and (part in {"str", "float", "int", "bool"} or part.endswith("]"))
+
+
+def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
+    current = model
+    for part in loc:
+        if part.isdigit():
+            continue
+        field = current.model_fields.get(part)
+        found = [c for c in _models_in(field.annotation) if field is not None] if field else []
+        if not found:
+            break
+        current = found[0]
+    return [field.alias or name for name, field in current.model_fields.items()]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for arg in getattr(annotation, "__args__", ()) for model in _models_in(arg)]
+
+
+def _cross_check(recipe: Recipe) -> list[str]:
+    problems = []
+    names = list(recipe.tasks)
+    for name, task in recipe.tasks.items():
+        source = getattr(task, "source", None)
+        if source is not None and (source not in recipe.tasks or recipe.tasks[source].type != "regression"):
+            scores = [n for n in names if recipe.tasks[n].type == "regression"]
+            problems.append(
+                f"tasks.{name}.from: '{source}' is not a regression task.{did_you_mean(source, scores)} "
+                f"Regression tasks: {', '.join(scores) or 'none'}"
+            )
+    if isinstance(recipe.data.train, list):
+        if not recipe.data.train:
+            problems.append("data.train: the list of tables is empty")
+        covered: set[str] = set()
+        for index, table in enumerate(recipe.data.train):
+            for name in table.tasks or names:
+                covered.add(name)
+                if name not in names:
+                    problems.append(
+                        f"data.train.{index}.tasks: no task '{name}'.{did_you_mean(name, names)} Tasks: {', '.join(names)}"
+                    )
+        problems += [
+            f"tasks.{name}: no table of data.train carries its labels" for name in names if name not in covered
+        ]
+    select = recipe.training.select
+    if select != "mean_rank":
+        task, _, metric = select.rpartition(".")
+        if task not in names or not metric:
+            choices = ["mean_rank", *(f"{n}.{kind(recipe.tasks[n].type).main_metric[0]}" for n in names)]
+            problems.append(
+                f"training.select: '{select}' is neither mean_rank nor TASK.METRIC.{did_you_mean(select, choices)} "
+                f"Such as {', '.join(choices)}"
+            )
+    if recipe.training.early_stopping and recipe.data.validation is None and isinstance(recipe.data.train, str):
+        problems.append("training.early_stopping: needs data.validation, which is null")
+    if recipe.balance.shared == "adapter" and recipe.model.adapter is None:
+        problems.append("balance.shared: 'adapter' needs model.adapter, which is null")
+    return problems
+
+
+def _check_balance(recipe: Recipe) -> list[str]:
+    from equipoise import balance  # imports torch, so only where a recipe is really checked
+
+    try:
+        balance.create(recipe.balance.method, list(recipe.tasks), **recipe.balance.options)
+    except EquipoiseError as error:
+        return [f"balance: {error}"]
+    return []
+
+
+def _resolve_paths(data: DataSettings, base: Path) -> DataSettings:
+    def resolve(value: Any) -> Any:
+        if not isinstance(value, str) or value.startswith("hub:"):
+            return value
+        expanded = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _environment, value)
+        return str((base / Path(expanded).expanduser()).resolve())
+
+    update: dict[str, Any] = {"validation": resolve(data.validation), "test": resolve(data.test)}
+    if isinstance(data.train, str):
+        update["train"] = resolve(data.train)
+    else:
+        update["train"] = [
+            table.model_copy(
+                update={
+                    "path": resolve(table.path),
+                    "validation": resolve(table.validation),
+                    "test": resolve(table.test),
+                }
+            )
+            for table in data.train
+        ]
+    return data.model_copy(update=update)
+
+
+def _environment(match: re.Match[str]) -> str:
+    name, default = match.group(1), match.group(2)
+    value = os.environ.get(name)
+    if value:
+        # A relative value is meant from where the command runs, not from the recipe's folder.
+        return str(Path(value).resolve())
+    if default is None:
+        raise RecipeError(f"environment variable {name} is not set. Set it, or write ${{{name}:-default}}")
+    return default

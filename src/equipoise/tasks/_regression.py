@@ -1,0 +1,193 @@
+"""Scores: one number a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, FiniteFloat, model_validator
+
+from equipoise.errors import DataError
+from equipoise.tasks import _linear, _scores
+from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._labels import read_numbers, shown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+HUBER_DELTA = 1.0
+
+
+class RegressionSettings(TaskSettings):
+    """What a recipe may say of a score."""
+
+    type: Literal["regression"] = Field(default="regression", description="a score: one number a text")
+    range: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None,
+        description="the least and the greatest score; labels outside are rejected, predictions are clipped to it",
+    )
+    scaling: Literal["auto", "range", "standard", "none"] = Field(
+        default="auto",
+        description="what the model learns: the range mapped to [-1, 1], or the score less the training mean, over its "
+        "standard deviation; auto is range where a range is given, else standard",
+    )
+    loss: Literal["mse", "mae", "huber"] = Field(default="mse", description="the loss, in scaled units")
+    huber_delta: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description=f"where the Huber loss turns from square to linear, in scaled units; null is {HUBER_DELTA}",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> RegressionSettings:
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range must go up, not from {shown(self.range[0])} to {shown(self.range[1])}")
+        if self.scaling == "range" and self.range is None:
+            raise ValueError("scaling: range needs a range, for example range: [-1, 1]")
+        if self.huber_delta is not None and self.loss != "huber":
+            raise ValueError(f"huber_delta has no effect with loss: {self.loss}. Set loss: huber, or leave it out")
+        return self
+
+
+@register
+@dataclass(frozen=True)
+class Regression(Task):
+    """A score y, learned as z = (y - offset) / scale.
+
+        mse: (o - z)^2    mae: |o - z|    huber: (o - z)^2 / 2 up to delta, then delta (|o - z| - delta / 2)
+
+    with o the model's output. Predictions are `o * scale + offset`, clipped to the range where one is given; metrics
+    judge these, in the user's units.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> task = Regression.fit("polarity", RegressionSettings(range=(0, 10)), pa.chunked_array([["0", "5", "10"]]))
+        >>> task.encode(pa.array(["10", " 7.5 ", None, "11"]))
+        Encoded(targets=array([1. , 0.5, nan, nan], dtype=float32), reasons={3: "polarity '11' is outside the range [0, 10]"})
+    """
+
+    kind: ClassVar[str] = "regression"
+    Settings: ClassVar[type[TaskSettings]] = RegressionSettings
+    main_metric: ClassVar[tuple[str, Literal["max", "min"]]] = ("mse", "min")
+
+    name: str
+    column: str
+    range: tuple[float, float] | None
+    offset: float
+    scale: float
+    loss_name: Literal["mse", "mae", "huber"]
+    huber_delta: float
+
+    @classmethod
+    def fit(
+        cls, name: str, settings: RegressionSettings, labels: pa.ChunkedArray, *, source: Task | None = None
+    ) -> Regression:
+        """See `Task.fit`."""
+        column = settings.column or name
+        values, reasons = read_numbers(labels, column, settings.range)
+        values = values[~np.isnan(values)]
+        if not len(values):
+            first = f": {next(iter(reasons.values()))}" if reasons else ""
+            raise DataError(f"{name}: none of the {len(labels)} training rows has a usable {column}{first}")
+        scaling = settings.scaling
+        if scaling == "auto":
+            scaling = "standard" if settings.range is None else "range"
+        offset, scale = 0.0, 1.0
+        if scaling == "range" and settings.range is not None:
+            offset, scale = sum(settings.range) / 2, (settings.range[1] - settings.range[0]) / 2
+        elif scaling == "standard":
+            if values.min() == values.max():
+                raise DataError(
+                    f"{name}: every {column} of the training split is {shown(values[0])}; there is nothing to learn"
+                )
+            offset, scale = float(values.mean()), float(values.std())
+        delta = HUBER_DELTA if settings.huber_delta is None else settings.huber_delta
+        return cls(name, column, settings.range, offset, scale, settings.loss, delta)
+
+    @property
+    def outputs(self) -> list[str]:
+        """One, named as the task."""
+        return [self.name]
+
+    def encode(self, labels: pa.Array | pa.ChunkedArray) -> Encoded:
+        """Numbers as text -> scaled scores `[n]`."""
+        values, reasons = self.numbers(labels)
+        with np.errstate(over="ignore"):
+            targets = ((values - self.offset) / self.scale).astype(np.float32)
+        # Only where the training scores lie in a tiny interval and this one far outside.
+        for row in np.flatnonzero(np.isinf(targets)).tolist():
+            reasons[row] = f"{self.column} '{values[row]}' is too far from the training scores"
+            targets[row] = np.nan
+        return Encoded(targets, reasons)
+
+    def numbers(self, labels: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """See `Task.numbers`."""
+        return read_numbers(labels, self.column, self.range)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`[n, 1]`, `[n]` -> `[n]`, in scaled units."""
+        from torch.nn import functional
+
+        scaled, targets = outputs.float()[:, 0], targets.float()
+        if self.loss_name == "mse":
+            return functional.mse_loss(scaled, targets, reduction="none")
+        if self.loss_name == "mae":
+            return functional.l1_loss(scaled, targets, reduction="none")
+        return functional.huber_loss(scaled, targets, reduction="none", delta=self.huber_delta)
+
+    def predict(self, outputs: Outputs) -> dict[str, NDArray[Any]]:
+        """`<task>`: the score in the user's units."""
+        _scores.check_finite(self.name, outputs)
+        values = self.decode(outputs[:, 0])
+        return {self.name: values if self.range is None else np.clip(values, *self.range)}
+
+    def decode(self, targets: Targets) -> NDArray[Any]:
+        """Scaled scores -> scores in the user's units, NaN where there is none."""
+        return targets.astype(np.float64) * self.scale + self.offset
+
+    def metrics(self, outputs: Outputs, targets: Targets) -> dict[str, Any]:
+        """`mse`, `mae`, `r2`, `pearson`, `spearman`, `ccc`, `n`: in the user's units, of clipped predictions."""
+        held = ~np.isnan(targets)
+        true, predicted = self.decode(targets[held]), self.predict(outputs[held])[self.name]
+        names = ("mse", "mae", "r2", "pearson", "spearman", "ccc")
+        return {**{name: getattr(_scores, name)(true, predicted) for name in names}, "n": len(true)}
+
+    def constant_outputs(self, targets: Targets) -> Outputs:
+        """The mean of the targets, `[1]`."""
+        held = targets[~np.isnan(targets)]
+        return np.array([held.mean(dtype=np.float64) if len(held) else 0.0], dtype=np.float32)
+
+    def fit_baseline(self, features: Any, targets: Targets) -> Callable[[Any], Outputs]:
+        """Ridge regression."""
+        predict = _linear.ridge(features, targets.astype(np.float64))
+        return lambda rows: predict(rows)[:, None].astype(np.float32)
+
+    def summary(self, targets: Targets) -> dict[str, Any]:
+        """`n`, `mean`, `sd`, `min`, `max` in the user's units."""
+        return _scores.describe(self.decode(targets[~np.isnan(targets)]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Task.to_dict`."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "column": self.column,
+            "range": None if self.range is None else list(self.range),
+            "offset": self.offset,
+            "scale": self.scale,
+            "loss": self.loss_name,
+            "huber_delta": self.huber_delta,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Regression:
+        """See `Task.from_dict`."""
+        range_ = None if data["range"] is None else (float(data["range"][0]), float(data["range"][1]))
+        return cls(
+            data["name"], data["column"], range_, data["offset"], data["scale"], data["loss"], data["huber_delta"]
+        )
