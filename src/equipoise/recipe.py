@@ -109,9 +109,6 @@ class DataSettings(_Section):
     max_rejected: float = Field(
         default=0.05, ge=0, le=1, description="stop where at least this share of the rows cannot be used"
     )
-    max_train_rows: int | None = Field(
-        default=None, ge=1, description="train on a seeded sample of this many rows; null = all"
-    )
 
 
 class BalanceSettings(BaseModel):
@@ -171,6 +168,7 @@ class TrainingSettings(_Section):
     checkpoint_every_steps: int | None = Field(
         default=None, ge=1, description="resumable checkpoints in between; null = at every evaluation"
     )
+    keep_checkpoints: bool = Field(default=False, description="keep them in the run folder when the run is finished")
     on_nonfinite: Literal["stop"] = Field(
         default="stop", description="a loss that is NaN or infinite stops the run; the last good checkpoint is kept"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -69,8 +71,9 @@ class Balancer(TaskState):
     ) -> None:
         super().__init__(tasks)
         self.on_nonfinite = choice("on_nonfinite", on_nonfinite, ("raise", "skip"))
-        if not isinstance(monitor_every, int) or monitor_every < 1:
-            raise BalanceError(f"measuring each N steps needs a whole number N >= 1, found {monitor_every!r}")
+        interval: object = monitor_every  # recipes and notebooks bring what they like, so types are checked too
+        if not isinstance(interval, int) or interval < 1:
+            raise BalanceError(f"measuring each N steps needs a whole number N >= 1, found {interval!r}")
         self.monitor, self.monitor_every, self.double_batch = monitor, monitor_every, double_batch
         if monitor:
             self.requires = self.requires | {"shared"}
@@ -78,7 +81,7 @@ class Balancer(TaskState):
         self.add_task_buffer("skip_counts", dtype=torch.int64)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # the host's copy of `step`: reading the device's would wait for it
-        self._record: dict[str, tuple[tuple[str, ...], Tensor]] = {}
+        self._record: dict[str, Tensor] = {}  # [tasks] or [tasks, tasks], NaN where there is nothing to tell
 
     # What a method writes -------------------------------------------------------------------------------------------
 
@@ -150,9 +153,14 @@ class Balancer(TaskState):
         them. The numbers leave the device when this is read, not before, so training does not wait for them.
         """
         read: dict[str, dict[str, float]] = {"losses": {}, "weights": {}, "norms": {}, "cosines": {}}
-        for kind, (names, values) in self._record.items():
-            numbers = zip(names, values.tolist(), strict=True)
-            read[kind] = {name: value for name, value in numbers if value == value}  # NaN: not measured
+        for kind, tensor in self._record.items():
+            values = tensor.tolist()
+            if kind == "cosines":
+                pairs = itertools.combinations(range(len(self.tasks)), 2)
+                numbers = {f"{self.tasks[i]}|{self.tasks[j]}": values[i][j] for i, j in pairs}
+            else:
+                numbers = dict(zip(self.tasks, values, strict=True))
+            read[kind] = {name: value for name, value in numbers.items() if not math.isnan(value)}
         return read
 
     @property
@@ -181,16 +189,18 @@ class Balancer(TaskState):
         factors = self.data_weights(examples, targets)
         with torch.no_grad():
             present = torch.tensor(kept, device=means.device)
-            plain = means.detach().where(present, 0)
-            measured = [found.only(present) for found in measured]
+            plain = means.detach().where(present, 0)  # drops the NaN of a skipped task
+            if any(loss is None for loss in examples):
+                measured = [found.only(present) for found in measured]
+            whole = average(measured) if measured else None
             # Each half is weighed by what the other one shows; undivided, a batch is weighed by itself.
             views: list[GradientStatistics | None] = [*reversed(measured)] or [None] * len(parts)
             weights = [self.weigh(plain, present, view).to(means) for view in views]
-            self.observe(plain, present, average(measured) if measured else None)
+            self.observe(plain, present, whole)
             self.weights.copy_(torch.stack(weights).mean(0))
             self.step += 1
             self._steps += 1
-            self._remember(kept, plain, factors, average(measured) if measured else None)
+            self._remember(present, plain, factors, whole)
         if len(parts) == 1 and all(kept) and not any(factor is not None for factor in factors):
             return (weights[0] * means).sum()
         terms = [
@@ -237,8 +247,9 @@ class Balancer(TaskState):
         if not self.tasks:
             self.name_tasks(list(losses))
         examples: list[Tensor | None] = [None] * len(self.tasks)
-        for task, loss in losses.items():
-            if not isinstance(loss, Tensor) or not loss.is_floating_point() or loss.dim() > 1:
+        given: Mapping[str, object] = losses
+        for task, loss in given.items():
+            if not (isinstance(loss, Tensor) and loss.is_floating_point() and loss.dim() <= 1):
                 found = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
                 raise BalanceError(
                     f"task {task!r}: a loss is a floating-point tensor, a scalar or one value per example [n], "
@@ -277,23 +288,19 @@ class Balancer(TaskState):
         return kept
 
     def _remember(
-        self, kept: list[bool], plain: Tensor, factors: list[Tensor | None], found: GradientStatistics | None
+        self, present: Tensor, plain: Tensor, factors: list[Tensor | None], found: GradientStatistics | None
     ) -> None:
-        gone = ~torch.tensor(kept, device=plain.device)
-        weights = self.weights.clone()
+        """Keeps what `last` tells, on the device."""
+        weights = self.weights
         if any(factor is not None for factor in factors):
             data = torch.stack([plain.new_ones(()) if f is None else f.mean().to(plain) for f in factors])
-            weights *= data
-            self._record["data_weights"] = (self.tasks, data.masked_fill(gone, torch.nan))
-        self._record["losses"] = (self.tasks, plain.masked_fill(gone, torch.nan))
-        self._record["weights"] = (self.tasks, weights.masked_fill(gone, torch.nan))
-        if found is None:
-            return
-        self._record["norms"] = (self.tasks, found.norms.masked_fill(~found.present, torch.nan))
-        if len(self.tasks) > 1:
-            first, second = torch.triu_indices(len(self.tasks), len(self.tasks), 1).tolist()
-            pairs = tuple(f"{self.tasks[i]}|{self.tasks[j]}" for i, j in zip(first, second, strict=True))
-            self._record["cosines"] = (pairs, found.cosines[first, second])
+            weights = weights * data
+            self._record["data_weights"] = data.where(present, torch.nan)
+        self._record["losses"] = plain.where(present, torch.nan)
+        self._record["weights"] = weights.where(present, torch.nan)
+        if found is not None:
+            self._record["norms"] = found.norms.where(found.present, torch.nan)
+            self._record["cosines"] = found.cosines
 
     def _load_from_state_dict(self, state_dict: Mapping[str, object], prefix: str, *rest: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]

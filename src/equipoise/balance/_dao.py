@@ -120,8 +120,9 @@ class DAO(Balancer):
     def name_tasks(self, tasks: Sequence[str]) -> None:
         """Fixes the tasks' names, those of the data weights' state too."""
         super().name_tasks(tasks)
-        if getattr(self, "data", None) is not None and self.data is not None:
-            self.data.name_tasks(tasks)
+        data: DataWeights | None = getattr(self, "data", None)  # names may come before `data`, from the constructor
+        if data is not None:
+            data.name_tasks(tasks)
 
     def initial_weights(self) -> Tensor:
         """Returns equal weights, in the configured scale."""
@@ -133,7 +134,6 @@ class DAO(Balancer):
         """Returns what the labels of this batch ask for, if data weights are on."""
         if self.data is None:
             return super().data_weights(losses, targets)
-        self.data.fit(self.name_bytes.device, self.norms.dtype)
         weights: list[Tensor | None] = self.data(losses, targets)
         return weights
 

@@ -80,6 +80,7 @@ class DataWeights(TaskState):
         self.exponent, self.smoothing = exponent, smoothing
         self.add_task_buffer("shares", _GRID)
         self.add_task_buffer("spans", 2, fill=math.nan)
+        self._check_mapping()
 
     def name_tasks(self, tasks: Sequence[str]) -> None:
         """Fixes the tasks' names, and checks those of the mapping against them."""
@@ -92,11 +93,12 @@ class DataWeights(TaskState):
         targets: Mapping[str, Tensor] | None,
     ) -> list[Tensor | None]:
         """Returns each task's weights, `[n_t]` or a scalar, and None where nothing is weighed."""
-        self._check_mapping()
         if targets is None:
             raise BalanceError("data_weights need targets: call balancer(losses, shared=hidden, targets=labels)")
         for task in targets:
             self.index(task)
+        first = next(loss for loss in losses if loss is not None)
+        self.fit(first.device, torch.promote_types(first.dtype, torch.float32))
         shares, spans = self.shares.clone(), self.spans.clone()
         factors: list[Tensor | None] = [None] * len(self.tasks)
         entropies: dict[int, Tensor] = {}

@@ -60,7 +60,8 @@ class Fixed(Balancer):
         monitor_every: int = 1,
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if not isinstance(weights, Mapping):
+        settings: object = weights
+        if not isinstance(settings, Mapping):
             raise BalanceError(f"weights must map every task's name to a number, found {weights!r}")
         super().__init__(
             tasks=list(weights) if tasks is None else tasks,
@@ -68,7 +69,8 @@ class Fixed(Balancer):
             monitor=monitor,
             monitor_every=monitor_every,
         )
-        for task, weight in weights.items():
+        given: Mapping[str, object] = weights
+        for task, weight in given.items():
             if task not in self.tasks:
                 hint = did_you_mean(task, self.tasks)
                 raise BalanceError(f"weights name no task {task!r}.{hint} Tasks: {', '.join(self.tasks)}")

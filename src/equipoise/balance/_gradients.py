@@ -114,7 +114,7 @@ def _statistics(points: Sequence[Tensor], pulls: Sequence[Sequence[Tensor | None
         rows = flat if is_parameter else stack.reshape(tasks, point.shape[0], -1)
         touched = rows.ne(0).any(-1).to(dtype).reshape(tasks, -1)  # [tasks, rows], or [tasks, 1] for a parameter
         meet += (touched @ touched.T).to(device)
-    total = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
     cosines = (gramian / (total[:, None] * total[None, :])).where(meet > 0, torch.nan)
     present = torch.tensor([pull is not None for pull in pulls], device=device)
     return GradientStatistics(total, gramian, cosines, present)

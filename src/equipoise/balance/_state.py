@@ -47,8 +47,9 @@ class TaskState(torch.nn.Module):
 
     def name_tasks(self, tasks: Sequence[str]) -> None:
         """Fixes the tasks' names and gives every task buffer its length."""
-        names = () if isinstance(tasks, str) else tuple(tasks)
-        if not names or not all(isinstance(name, str) and name for name in names):
+        given: tuple[object, ...] = () if isinstance(tasks, str) else tuple(tasks)
+        names = tuple(name for name in given if isinstance(name, str) and name)
+        if not names or len(names) < len(given):
             raise BalanceError(f"tasks must be a list of one or more names, found {tasks!r}")
         if len(set(names)) < len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -92,7 +93,7 @@ class TaskState(torch.nn.Module):
         if f"{prefix}name_bytes" in saved:
             names = bytes(saved[f"{prefix}name_bytes"].tolist()).decode()
             self._adopt(saved, prefix, tuple(json.loads(names)) if names else ())
-        super()._load_from_state_dict(saved, prefix, local_metadata, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(saved, prefix, local_metadata, *rest)
 
     def _adopt(self, saved: dict[str, Any], prefix: str, names: tuple[str, ...]) -> None:
         if names and not self._tasks:

@@ -62,7 +62,10 @@ def _columns(file: TextIO, name: str, needed: Sequence[str]) -> list[str]:
     if not lines:
         raise DataError(f"{name} is empty.")
     if not seen:
-        raise DataError(f"{name}: no line holds a JSON object with keys ({first_error or 'only {}'}). Write one a line.")
+        raise DataError(
+            f"{name}: none of the first {lines} lines holds a JSON object with keys "
+            f"({first_error or 'only {}'}). Write one object a line."
+        )
     return list(seen)
 
 

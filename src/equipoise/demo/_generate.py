@@ -148,7 +148,7 @@ class _Writer:
             return self._tail(slot)
         if slot in WORDS:
             return self.dice.pick(WORDS[slot])
-        up = self.dice.chance(0.64) if slot.startswith("move") else slot in ("rises", "rise", "rose")
+        up = self.dice.chance(0.66) if slot.startswith("move") else slot in ("rises", "rise", "rose")
         verbs = RISES if up else FALLS
         *forms, self.strength = verbs[int(len(verbs) * self.dice.between(0, 1) ** 1.25)]
         self._feel(self.strength if up != bool(flip) else -self.strength)
@@ -229,7 +229,7 @@ def _mood(score: float) -> str:
 
 def _stopped(text: str, afterword: str) -> str:
     """A sentence that follows another one needs a full stop before it; a hashtag or a clause does not."""
-    return "." + afterword if afterword[:1] == " " and afterword[1:2].isupper() and text[-1].isalnum() else afterword
+    return "." + afterword if afterword[:1] == " " and afterword[1:2].isupper() and text[-1] not in ".!?" else afterword
 
 
 def _label(dice: _Dice, score: float) -> str:

@@ -151,9 +151,8 @@ WORDS: dict[str, list[str]] = {
 # Present singular, present plural, past, strength. Small moves come first, and are drawn most.
 RISES = [
     ("inches up", "inch up", "inched up", 0.07), ("edges higher", "edge higher", "edged higher", 0.09),
-    ("ticks up", "tick up", "ticked up", 0.10), ("rises", "rise", "rose", 0.24), ("increases", "increase",
-    "increased", 0.24),
-    ("grows", "grow", "grew", 0.27), ("climbs", "climb", "climbed", 0.31), ("picks up", "pick up",
+    ("ticks up", "tick up", "ticked up", 0.10), ("rises", "rise", "rose", 0.24), ("is up", "are up", "was up", 0.24),
+    ("moves up", "move up", "moved up", 0.27), ("climbs", "climb", "climbed", 0.31), ("picks up", "pick up",
     "picked up", 0.28),
     ("jumps", "jump", "jumped", 0.50), ("leaps", "leap", "leapt", 0.57), ("surges", "surge", "surged", 0.63),
     ("soars", "soar", "soared", 0.72), ("rockets", "rocket", "rocketed", 0.80),
@@ -161,7 +160,7 @@ RISES = [
 FALLS = [
     ("eases", "ease", "eased", 0.07), ("slips", "slip", "slipped", 0.10), ("dips", "dip", "dipped", 0.10),
     ("edges lower", "edge lower", "edged lower", 0.09), ("declines", "decline", "declined", 0.24),
-    ("falls", "fall", "fell", 0.27), ("shrinks", "shrink", "shrank", 0.30), ("drops", "drop", "dropped", 0.34),
+    ("falls", "fall", "fell", 0.27), ("is down", "are down", "was down", 0.30), ("drops", "drop", "dropped", 0.34),
     ("slides", "slide", "slid", 0.38), ("sinks", "sink", "sank", 0.50), ("tumbles", "tumble", "tumbled", 0.56),
     ("slumps", "slump", "slumped", 0.60), ("plunges", "plunge", "plunged", 0.70), ("collapses", "collapse",
     "collapsed", 0.82),

@@ -222,7 +222,7 @@ TEMPLATES["management", "headline"] = """
 """
 
 TEMPLATES["management", "post"] = """
-0 {tick} AGM is on {weekday}, [voting|anyone going?]
+0 {tick} AGM is on {weekday}, [who is voting?|anyone going?]
 0 new {role} at {tick}, came from {co2}
 -.52 {tick} {role} leaving "to spend time with family". [Sure.|Second one this year~-.08|Nothing to see here.]
 .5 {tick} {role} just bought {amt} of stock on the open market. [That's conviction|I'll follow~+.04]

@@ -7,12 +7,14 @@ writes one task as a stock checkpoint of its own. `slices` says which columns of
 from equipoise.models._adapter import modules_to_save, target_pattern
 from equipoise.models._backbone import Backbone, load_backbone, locate
 from equipoise.models._build import LoadedModel, build, cut_task, load_model, native_pooling, save_model, save_tokenizer
+from equipoise.models._forward import forward_all, token_batches
 from equipoise.models._multitask import (
     MultiTaskOutput,
     autocast_free,
     model_class,
     output_layer,
     pack_labels,
+    representation,
     slices,
     trainable_parameters,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "autocast_free",
     "build",
     "cut_task",
+    "forward_all",
     "load_backbone",
     "load_model",
     "locate",
@@ -35,9 +38,11 @@ __all__ = [
     "native_pooling",
     "output_layer",
     "pack_labels",
+    "representation",
     "save_model",
     "save_tokenizer",
     "slices",
     "target_pattern",
+    "token_batches",
     "trainable_parameters",
 ]

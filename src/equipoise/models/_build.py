@@ -96,10 +96,20 @@ def save_tokenizer(tokenizer: Any, folder: Path, max_length: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_model(model: Any, tokenizer: Any, sidecar: Sidecar, folder: Path) -> None:
-    """Writes a model folder: safetensors, config, tokenizer, sidecar. A peft model is saved as its adapter."""
+def save_model(
+    model: Any, tokenizer: Any, sidecar: Sidecar, folder: Path, *, state_dict: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Writes a model folder: safetensors, config, tokenizer, sidecar. A peft model is saved as its adapter.
+
+    Args:
+        model: of `build`.
+        tokenizer: its own.
+        sidecar: its tasks.
+        folder: is made if it is not there.
+        state_dict: the gathered weights of a sharded model; None takes the model's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
     if (folder / ADAPTER_CONFIG).exists():
         (folder / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
     save_tokenizer(tokenizer, folder, sidecar.max_length)

@@ -8,7 +8,7 @@ with `AutoModelForSequenceClassification` and gives the same logits to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,7 @@ from equipoise.errors import RecipeError
 from equipoise.models._pooling import POOLINGS
 from equipoise.tasks import Task
 
-__all__ = ["MultiTask", "MultiTaskOutput", "model_class", "output_layer", "pack_labels", "slices"]
+__all__ = ["MultiTask", "MultiTaskOutput", "model_class", "output_layer", "pack_labels", "representation", "slices"]
 
 
 @dataclass
@@ -41,7 +41,7 @@ class MultiTaskOutput(ModelOutput):
 
 
 class _Tap:
-    """Keeps the input of the output layer of the latest forward pass.
+    """Keeps the input of the output layer of the latest forward pass, for `representation`.
 
     A hook that is an object, not a closure over the model: adapters deep-copy the output layer, and the copy has to
     report to the same place.
@@ -55,11 +55,6 @@ class _Tap:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tap:
         return self
 
-    def take(self) -> Tensor | None:
-        """The tensor, once: holding it longer would keep the graph of the whole pass alive."""
-        value, self.value = self.value, None
-        return value
-
 
 class MultiTask:
     """Mixed into a stock `...ForSequenceClassification` class by `model_class`."""
@@ -67,13 +62,13 @@ class MultiTask:
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         self._tap = _Tap()
-        output_layer(self).register_forward_pre_hook(self._tap)  # type: ignore[arg-type]
+        output_layer(self).register_forward_pre_hook(self._tap)
 
     def forward(self, *args: Any, **kwargs: Any) -> MultiTaskOutput:
         """Runs the stock forward pass. Losses are computed outside, so `labels` are not taken."""
         kwargs.pop("return_dict", None)
         outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
-        return MultiTaskOutput(logits=outputs.logits, shared=self._tap.take())
+        return MultiTaskOutput(logits=outputs.logits, shared=self._tap.value)
 
 
 class _Pooled:
@@ -87,8 +82,10 @@ class _Pooled:
             # Kept so that the folder stays a whole backbone; nothing reads it, so it must not wait for gradients.
             backbone.pooler.requires_grad_(False)
         setattr(self, base_class.base_model_prefix, backbone)
+        self._tap = _Tap()
         self.dropout = nn.Dropout(_head_dropout(config))
         self.heads = nn.Linear(config.hidden_size, config.num_labels)
+        self.heads.register_forward_pre_hook(self._tap)
         self.post_init()  # type: ignore[attr-defined]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> MultiTaskOutput:
@@ -101,8 +98,7 @@ class _Pooled:
         return MultiTaskOutput(logits=self.heads(shared), shared=shared)
 
 
-@lru_cache(maxsize=64)
-def model_class(config_class: Any, pooling: str) -> type[PreTrainedModel]:
+def model_class(config_class: Hashable, pooling: str) -> type[PreTrainedModel]:
     """The class of a multi-task model over a family of backbones.
 
     Args:
@@ -112,6 +108,11 @@ def model_class(config_class: Any, pooling: str) -> type[PreTrainedModel]:
     The class bears the stock class's name, so that `architectures` in the saved configuration names a class that
     everyone has.
     """
+    return _model_class(config_class, pooling)
+
+
+@lru_cache(maxsize=64)  # one class per family and pooling, as for any class that is written down
+def _model_class(config_class: Hashable, pooling: str) -> type[PreTrainedModel]:
     mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if pooling == "native" else MODEL_MAPPING
     if config_class not in mapping:
         raise RecipeError(
@@ -143,6 +144,19 @@ def output_layer(model: Any) -> nn.Linear:
     if found is None:
         raise RecipeError(f"model.backbone: {type(model).__name__} has no linear output layer, so tasks can't share it")
     return found
+
+
+def representation(model: Any) -> Tensor:
+    """The very tensor that the heads read in the latest forward pass, and from here on forgotten.
+
+    `MultiTaskOutput.shared` is a copy of it where a wrapper converts outputs to float32 (as Accelerate does under
+    autocast), and no loss depends on a copy.
+    """
+    tap = model._tap
+    value, tap.value = tap.value, None
+    if value is None:
+        raise RuntimeError("no forward pass has been made since the representation was last taken")
+    return value
 
 
 def pack_labels(tasks: Mapping[str, Task]) -> dict[int, str]:

@@ -64,7 +64,7 @@ def read_numbers(
 
     text = as_text(labels)
     numeric = pc.match_substring_regex(text, NUMBER)
-    digits = pc.if_else(numeric, pc.utf8_ltrim(text, "+"), pa.scalar(None, pa.large_string()))
+    digits = pc.if_else(numeric, text, pa.scalar(None, pa.large_string()))
     values = pc.cast(digits, pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
     usable = np.abs(values) <= LARGEST
     if range_ is not None:
@@ -107,7 +107,18 @@ def encode_distinct(
         else:
             table[code] = target
     bad = np.flatnonzero(np.isin(codes, list(problems))) if problems else np.empty(0, dtype=np.int64)
-    return Encoded(table[codes], {row: problems[code] for row, code in zip(bad.tolist(), codes[bad].tolist(), strict=True)})
+    return Encoded(
+        table[codes], {row: problems[code] for row, code in zip(bad.tolist(), codes[bad].tolist(), strict=True)}
+    )
+
+
+def names_of(
+    indices: NDArray[np.floating] | NDArray[np.integer],  # [n]; NaN where there is no class
+    names: Sequence[str],
+) -> NDArray[np.object_]:
+    """Class indices -> class names, None where there is none."""
+    table = np.array([*names, None], dtype=object)
+    return table[np.where(np.isnan(indices), len(names), indices).astype(np.int64)]
 
 
 def are_integers(texts: Iterable[str]) -> bool:
@@ -157,7 +168,9 @@ def _check_names(names: list[str]) -> list[str]:
         raise ValueError(f"at least two classes are needed, not {len(names)}")
     for name in names:
         if name != name.strip() or not name:
-            raise ValueError(f"class name '{name}' is blank or has white space around it, which labels are read without")
+            raise ValueError(
+                f"class name '{name}' is blank or has white space around it, which labels are read without"
+            )
     check_unique(names)
     return names
 

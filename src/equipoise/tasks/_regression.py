@@ -101,11 +101,12 @@ class Regression(Task):
         if scaling == "range" and settings.range is not None:
             offset, scale = sum(settings.range) / 2, (settings.range[1] - settings.range[0]) / 2
         elif scaling == "standard":
-            if values.min() == values.max():
+            offset, scale = float(values.mean()), float(values.std())
+            # Rounding can leave a constant a tiny deviation, and differences below 1e-160 one of 0.
+            if values.min() == values.max() or scale == 0:
                 raise DataError(
                     f"{name}: every {column} of the training split is {shown(values[0])}; there is nothing to learn"
                 )
-            offset, scale = float(values.mean()), float(values.std())
         delta = HUBER_DELTA if settings.huber_delta is None else settings.huber_delta
         return cls(name, column, settings.range, offset, scale, settings.loss, delta)
 

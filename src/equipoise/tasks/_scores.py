@@ -104,6 +104,17 @@ def per_class(names: list[str], hits: Any, true: Any, predicted: Any) -> dict[st
     }
 
 
+def of_classes(confusion: Counts, names: list[str]) -> dict[str, Any]:
+    """What every task of exclusive classes reports: accuracy, macro-F1, scores per class, the matrix, `n`."""
+    return {
+        "accuracy": accuracy(confusion),
+        "macro_f1": macro_f1(confusion),
+        "per_class": per_class(names, np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)),
+        "confusion_matrix": confusion.tolist(),
+        "n": int(confusion.sum()),
+    }
+
+
 def macro_f1(confusion: Counts) -> float | None:
     """Mean F1 over all known classes.
 

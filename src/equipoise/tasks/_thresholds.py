@@ -38,7 +38,9 @@ def balanced_thresholds(values: ArrayLike, bins: int) -> list[float]:
     """
     distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
     if len(distinct) < bins:
-        raise DataError(f"{bins} bins need as many distinct values, and the training split has {len(distinct)}. Lower bins")
+        raise DataError(
+            f"{bins} bins need as many distinct values, and the training split has {len(distinct)}. Lower bins"
+        )
     cumulated = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)  # [m + 1]; squares stay exact below 3e9 rows
     best = cumulated**2  # one class: [m + 1]
     choices = []

@@ -1,0 +1,65 @@
+"""Running a model over many texts: sorted by length, in batches of a token budget, the backbone once for all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["forward_all", "token_batches"]
+
+
+def token_batches(lengths: Sequence[int] | NDArray[np.int32], max_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Indices of texts, batch by batch: similar lengths together, at most `max_tokens` with padding (at least one text).
+
+    The longest come first, so that a batch that does not fit in memory shows at once.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size
+
+
+@torch.no_grad()
+def forward_all(
+    model: Any,
+    rows: Any,
+    lengths: Sequence[int] | NDArray[np.int32],
+    collate: Callable[[list[Any]], dict[str, Any]],
+    *,
+    max_tokens: int = 8192,
+    dtype: torch.dtype | None = None,
+) -> NDArray[np.float32]:
+    """Logits of all rows, `[rows, outputs]` float32, in the rows' order.
+
+    Args:
+        model: a multi-task model; it is put into evaluation mode and back.
+        rows: what `collate` makes batches of, by index (`__getitems__` is used where there is one).
+        lengths: tokens of each row.
+        collate: rows -> a batch for the model; its `targets` are not needed.
+        max_tokens: of one batch, padding included.
+        dtype: autocast to this type; None runs as the weights are.
+    """
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    outputs: NDArray[np.float32] | None = None
+    try:
+        for indices in token_batches(lengths, max_tokens):
+            wanted = [int(index) for index in indices]
+            items = rows.__getitems__(wanted) if hasattr(rows, "__getitems__") else [rows[index] for index in wanted]
+            batch = collate(items)
+            batch.pop("targets", None)
+            with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+                logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+            if outputs is None:
+                outputs = np.empty((len(lengths), logits.shape[1]), dtype=np.float32)
+            outputs[indices] = logits.float().cpu().numpy()
+    finally:
+        model.train(training)
+    return outputs if outputs is not None else np.empty((0, model.config.num_labels), dtype=np.float32)

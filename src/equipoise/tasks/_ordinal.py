@@ -1,0 +1,201 @@
+"""Classes with an order: intensity, stars, urgency."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from equipoise.errors import DataError
+from equipoise.tasks import _linear, _probabilities, _scores
+from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._labels import Names, are_integers, distinct, encode_distinct, in_order, listed, names_of, quoted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+class OrdinalSettings(TaskSettings):
+    """What a recipe may say of ordered classes."""
+
+    type: Literal["ordinal"] = Field(default="ordinal", description="one of several classes that have an order")
+    labels: Names | None = Field(
+        default=None, description="the classes from the lowest up; may be left out where all labels are whole numbers"
+    )
+
+
+@register
+@dataclass(frozen=True)
+class Ordinal(Task):
+    """Ranks y = 0..K-1, learned by conditional ordinal regression (CORN).
+
+    Output k of K-1 is the logit of P(y > k | y > k-1). An example takes part in output k if y > k-1:
+
+        loss = -1/(K-1) sum_{k <= y} [ [y > k] log s_k + [y = k] log(1 - s_k) ],    s_k = sigmoid(output k)
+        P(y > k) = s_0 ... s_k        predicted rank = #{k: P(y > k) > 1/2}
+
+    References:
+        Deep Neural Networks for Rank-Consistent Ordinal Regression Based On Conditional Probabilities
+        (Shi, Cao, Raschka, 2021)
+        https://arxiv.org/abs/2111.08851
+
+    Note:
+        The paper divides the sum over a batch of n by the number of terms in it, N = sum_k #{i: y_i > k-1}, which no
+        single example knows. Here each example is divided by K-1, so the mean over a batch is the paper's loss times
+        N / (n (K-1)): the same gradient direction in every batch, and a factor of at most 1.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> task = Ordinal.fit("intensity", OrdinalSettings(labels=["low", "medium", "high"]), pa.array(["low", "high"]))
+        >>> task.outputs
+        ['intensity>low', 'intensity>medium']
+    """
+
+    kind: ClassVar[str] = "ordinal"
+    Settings: ClassVar[type[TaskSettings]] = OrdinalSettings
+    # Not the kappa: it has no meaning while a model still says one class only, and selection needs a number.
+    main_metric: ClassVar[tuple[str, Literal["max", "min"]]] = ("mae", "min")
+
+    name: str
+    column: str
+    labels: tuple[str, ...]
+
+    @classmethod
+    def fit(
+        cls, name: str, settings: OrdinalSettings, labels: pa.ChunkedArray, *, source: Task | None = None
+    ) -> Ordinal:
+        """See `Task.fit`."""
+        column, names = settings.column or name, settings.labels
+        if names is None:
+            names = in_order(distinct(labels)[1])
+            if not are_integers(names):
+                raise DataError(
+                    f"{name}: the order of {listed(names)} is not known. Set tasks.{name}.labels, from the lowest up"
+                )
+        task = cls(name, column, tuple(names))
+        encoded = task.encode(labels)
+        ranks = encoded.targets[~np.isnan(encoded.targets)].astype(np.int64)
+        counts = np.bincount(ranks, minlength=len(names))
+        held = [label for label, count in zip(names, counts, strict=True) if count]
+        if len(held) < 2:
+            found = f"only the class {quoted(held[0])}" if held else "no usable label"
+            first = f": {next(iter(encoded.reasons.values()))}" if encoded.reasons else ""
+            raise DataError(
+                f"{name}: {found} in column '{column}' of the {len(labels)} training rows; at least two classes are "
+                f"needed{first}"
+            )
+        if len(held) < len(names):
+            logger.warning("%s: no training example of %s", name, listed([one for one in names if one not in held]))
+        return task
+
+    @property
+    def outputs(self) -> list[str]:
+        """`<task>><class>` for all classes but the highest: the conditional logits."""
+        return [f"{self.name}>{label}" for label in self.labels[:-1]]
+
+    def encode(self, labels: pa.Array | pa.ChunkedArray) -> Encoded:
+        """Class names as text -> ranks `[n]`."""
+        index = {label: k for k, label in enumerate(self.labels)}
+
+        def read(text: str) -> float | str:
+            if text in index:
+                return float(index[text])
+            return (
+                f"{self.column} {quoted(text)} is not one of {listed(self.labels)}. "
+                f"Set tasks.{self.name}.labels, from the lowest up"
+            )
+
+        return encode_distinct(labels, read, ())
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`[n, classes - 1]`, `[n]` -> `[n]`."""
+        import torch
+        from torch.nn import functional
+
+        ranks = targets.long()[:, None]  # [n, 1]
+        steps = torch.arange(self.size, device=outputs.device)[None, :]  # [1, classes - 1]
+        above = (ranks > steps).float()
+        terms = functional.binary_cross_entropy_with_logits(outputs.float(), above, reduction="none")
+        # `where`, not a product: an output that takes no part may be anything, and 0 times infinity is no number.
+        return torch.where(ranks >= steps, terms, 0.0).sum(dim=1) / self.size
+
+    def balance_targets(self, targets: Tensor) -> Tensor:
+        """Ranks `[n]`."""
+        return targets.long()
+
+    def predict(self, outputs: Outputs) -> dict[str, NDArray[Any]]:
+        """`<task>`: the class of the predicted rank; `<task>/<class>`: its probability."""
+        _scores.check_finite(self.name, outputs)
+        above = _above(outputs)
+        edges = np.concatenate([np.ones((len(above), 1)), above, np.zeros((len(above), 1))], axis=1)
+        probabilities = edges[:, :-1] - edges[:, 1:]
+        columns: dict[str, NDArray[Any]] = {self.name: names_of(_rank(outputs), self.labels)}
+        return columns | {f"{self.name}/{label}": probabilities[:, k] for k, label in enumerate(self.labels)}
+
+    def decode(self, targets: Targets) -> NDArray[Any]:
+        """Ranks -> class names, None where there is none."""
+        return names_of(targets, self.labels)
+
+    def metrics(self, outputs: Outputs, targets: Targets) -> dict[str, Any]:
+        """`mae` (in ranks), `quadratic_kappa`, `accuracy`, `macro_f1`, `per_class`, `confusion_matrix`, `n`."""
+        held = ~np.isnan(targets)
+        _scores.check_finite(self.name, outputs[held])
+        true, predicted = targets[held].astype(np.int64), _rank(outputs[held])
+        confusion = _scores.confusion_matrix(true, predicted, len(self.labels))
+        return {
+            "mae": _scores.mae(true.astype(np.float64), predicted.astype(np.float64)),
+            "quadratic_kappa": _scores.quadratic_kappa(confusion),
+            **_scores.of_classes(confusion, list(self.labels)),
+        }
+
+    def constant_outputs(self, targets: Targets) -> Outputs:
+        """The conditional logits of the class frequencies, `[classes - 1]`: the median is predicted."""
+        held = targets[~np.isnan(targets)].astype(np.int64)
+        counts = np.bincount(held, minlength=len(self.labels))
+        return _conditional_logits(counts[None, :] / max(len(held), 1))[0]
+
+    def fit_baseline(self, features: Any, targets: Targets) -> Callable[[Any], Outputs]:
+        """Logistic regression, its class probabilities turned into conditional logits."""
+        predict = _linear.logistic(features, targets.astype(np.int64), len(self.labels))
+        return lambda rows: _conditional_logits(predict(rows))
+
+    def summary(self, targets: Targets) -> dict[str, Any]:
+        """`n` and `counts` by class."""
+        held = targets[~np.isnan(targets)].astype(np.int64)
+        counts = np.bincount(held, minlength=len(self.labels)).tolist()
+        return {"n": len(held), "counts": dict(zip(self.labels, counts, strict=True))}
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Task.to_dict`."""
+        return {"kind": self.kind, "name": self.name, "column": self.column, "labels": list(self.labels)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ordinal:
+        """See `Task.from_dict`."""
+        return cls(data["name"], data["column"], tuple(data["labels"]))
+
+
+def _above(outputs: Outputs) -> NDArray[np.float64]:
+    """P(y > k), `[n, classes - 1]`: never rises with k, as a product of probabilities."""
+    return np.cumprod(_probabilities.sigmoid(outputs), axis=1, dtype=np.float64)
+
+
+def _rank(outputs: Outputs) -> NDArray[np.int64]:
+    result: NDArray[np.int64] = (_above(outputs) > 0.5).sum(axis=1)
+    return result
+
+
+def _conditional_logits(
+    probabilities: NDArray[np.float64],  # [n, classes]
+) -> Outputs:
+    """Class probabilities -> logits of P(y > k | y > k-1) = P(y > k) / (P(y > k) + P(y = k))."""
+    above = np.cumsum(probabilities[:, ::-1], axis=1)[:, ::-1][:, 1:]
+    return _probabilities.log(above) - _probabilities.log(probabilities[:, :-1])

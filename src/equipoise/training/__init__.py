@@ -1,0 +1,21 @@
+"""The Trainer that joins data, tasks, model and balancer; checkpoints; resume; the way from recipe to run folder.
+
+`train` runs a recipe, `resume` continues a stopped run, `make_plan` does everything up to the first step.
+"""
+
+from equipoise.training._plan import Plan, make_plan
+from equipoise.training._precision import choose_precision, pick_device
+from equipoise.training._run import resume, train
+from equipoise.training._selection import Selection
+from equipoise.training._trainer import MultiTaskTrainer
+
+__all__ = [
+    "MultiTaskTrainer",
+    "Plan",
+    "Selection",
+    "choose_precision",
+    "make_plan",
+    "pick_device",
+    "resume",
+    "train",
+]

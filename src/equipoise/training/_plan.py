@@ -1,0 +1,140 @@
+"""Everything up to the first step: data, tokens, model. `train` goes on from here; `validate` prints it and stops."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from equipoise.data import Prepared, TableSpec, TokenSplit, prepare, tokenise
+from equipoise.errors import RecipeError
+from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, trainable_parameters
+from equipoise.recipe import Recipe
+from equipoise.training._precision import choose_precision, pick_device
+
+__all__ = ["Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        recipe: the recipe.
+        backbone: the backbone that was found.
+        prepared: checked splits and fitted tasks.
+        tokens: split -> tokenised rows.
+        model: the model, on the processor.
+        precision: `fp32`, `bf16` or `fp16`, and why.
+        steps: updates in all.
+    """
+
+    recipe: Recipe
+    backbone: Backbone
+    prepared: Prepared
+    tokens: dict[str, TokenSplit]
+    model: Any
+    precision: tuple[str, str]
+    steps: int
+
+    @property
+    def sidecar(self) -> Sidecar:
+        """What is saved beside the model."""
+        text = self.recipe.data.text
+        return Sidecar(
+            tasks=self.prepared.tasks,
+            pooling=native_pooling(self.recipe.model),
+            max_length=self.recipe.model.max_length,
+            text=(text,) if isinstance(text, str) else text,
+            backbone=self.recipe.model.backbone,
+            revision=self.recipe.model.revision,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain data: rows, labels, tokens, parameters, steps."""
+        trainable, total = trainable_parameters(self.model)
+        tokens = {}
+        for name, split in self.tokens.items():
+            quantiles = np.quantile(split.lengths, [0.5, 0.95, 1.0]).tolist() if len(split) else [0, 0, 0]
+            tokens[name] = {
+                "median": int(quantiles[0]),
+                "p95": int(quantiles[1]),
+                "longest": int(quantiles[2]),
+                "cut": split.truncated,
+            }
+        return {
+            "data": self.prepared.report,
+            "tokens": tokens,
+            "parameters": total,
+            "trainable_parameters": trainable,
+            "steps": self.steps,
+            "precision": self.precision[0],
+            "precision_reason": self.precision[1],
+            "device": str(pick_device()),
+            "pooling": native_pooling(self.recipe.model),
+        }
+
+
+def make_plan(recipe: Recipe, folder: Path) -> Plan:
+    """Prepares data, tokens and model.
+
+    Args:
+        recipe: a checked recipe.
+        folder: for Arrow files and `rejected.jsonl`; it must exist.
+    """
+    device = pick_device()
+    precision = choose_precision(recipe.training.precision, device)
+    if recipe.model.adapter is not None and recipe.model.adapter.quantization and device.type != "cuda":
+        raise RecipeError("model.adapter.quantization: 4bit needs a GPU, and this machine has none. Set it to null")
+    backbone = load_backbone(recipe.model.backbone, recipe.model.revision)
+    prepared = prepare(
+        table_specs(recipe),
+        recipe.tasks,
+        validation=recipe.data.validation,
+        test=recipe.data.test,
+        seed=recipe.training.seed,
+        drop_leaks=recipe.data.drop_leaks,
+        max_rejected=recipe.data.max_rejected,
+        folder=folder,
+    )
+    if recipe.training.early_stopping and "validation" not in prepared.splits:
+        raise RecipeError("training.early_stopping: needs a validation split, and there is none")
+    set_seed(recipe.training.seed)  # the heads' first weights
+    # Frozen weights lose nothing in half precision; weights that train need their last digits for small updates.
+    half = recipe.model.adapter is not None and device.type == "cuda" and precision[0] == "bf16"
+    model = build(recipe.model, backbone, prepared.tasks, dtype=torch.bfloat16 if half else torch.float32)
+    tokens = {
+        name: tokenise(split, backbone.tokenizer, max_length=recipe.model.max_length, folder=folder, name=name)
+        for name, split in prepared.splits.items()
+    }
+    return Plan(recipe, backbone, prepared, tokens, model, precision, _steps(recipe, len(tokens["train"])))
+
+
+def table_specs(recipe: Recipe) -> list[TableSpec]:
+    """The recipe's tables as the data room takes them."""
+    data = recipe.data
+    if isinstance(data.train, str):
+        return [TableSpec(path=data.train, text=data.text)]
+    return [
+        TableSpec(
+            path=table.path,
+            text=table.text or data.text,
+            tasks=None if table.tasks is None else tuple(table.tasks),
+            validation=table.validation,
+            test=table.test,
+        )
+        for table in data.train
+    ]
+
+
+def _steps(recipe: Recipe, rows: int) -> int:
+    training = recipe.training
+    if training.max_steps is not None:
+        return training.max_steps
+    batches = math.ceil(rows / training.batch_size)
+    return math.ceil(training.epochs * math.ceil(batches / training.accumulation))

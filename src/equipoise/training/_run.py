@@ -1,0 +1,349 @@
+"""One run from recipe to metrics: the only function that puts all rooms together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from rich.console import Console
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
+
+from equipoise import recipe as recipes
+from equipoise.balance import create
+from equipoise.errors import RunError
+from equipoise.evaluation import baselines
+from equipoise.models import LoadedModel, forward_all, load_model, save_model, slices
+from equipoise.recipe import Recipe
+from equipoise.runs import Run, atomic_path, replace_folder, write_json, write_text
+from equipoise.training._plan import Plan, make_plan
+from equipoise.training._precision import pick_device
+from equipoise.training._progress import ProgressCallback
+from equipoise.training._selection import Selection
+from equipoise.training._trainer import STATE_FILE, MultiTaskTrainer
+
+__all__ = ["resume", "train"]
+
+METRICS_VERSION = 1
+PACKAGES = (
+    "equipoise",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "datasets",
+    "tokenizers",
+    "scikit-learn",
+    "numpy",
+)
+
+
+def train(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    overrides: Sequence[str] = (),
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Run:
+    """Trains one model on all tasks of a recipe, evaluates it and writes the run folder.
+
+    Args:
+        recipe: a YAML file, the same as a mapping, or a loaded recipe.
+        overrides: `a.b=c` settings that win over the recipe.
+        output: the run folder, in place of the recipe's.
+        overwrite: replace a run that stands there.
+        progress: print what happens.
+        callbacks: transformers' callbacks of your own.
+
+    Returns:
+        The run; `equipoise.load(run)` predicts with it.
+
+    Raises:
+        EquipoiseError: the recipe, the data or the folder cannot be used, or a loss is no longer finite.
+    """
+    settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
+    if output is not None:
+        settings = settings.model_copy(update={"output": str(output)})
+    run = Run.create(settings.output, overwrite=overwrite)
+    write_text(run.recipe_file, recipes.dump(settings))
+    return _train(settings, run, None, progress, callbacks)
+
+
+def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[TrainerCallback] = ()) -> Run:
+    """Continues a run that was stopped, from its latest checkpoint; without one, from its start.
+
+    Raises:
+        RunError: there is no run in the folder, or it is finished.
+    """
+    run = Run(Path(folder))
+    if not run.recipe_file.is_file():
+        raise RunError(f"there is no run in '{folder}' to continue")
+    if run.metrics_file.exists():
+        raise RunError(f"the run in '{folder}' is finished. Train a new one, or replace it with --overwrite")
+    checkpoints = run.checkpoints()
+    return _train(recipes.load(run.recipe_file), run, checkpoints[-1] if checkpoints else None, progress, callbacks)
+
+
+def _train(
+    recipe: Recipe, run: Run, checkpoint: Path | None, progress: bool, callbacks: Sequence[TrainerCallback]
+) -> Run:
+    console = Console(quiet=not progress, soft_wrap=True)
+    shutil.rmtree(run.cache_folder, ignore_errors=True)
+    run.cache_folder.mkdir()
+    started = time.perf_counter()
+    try:
+        plan = make_plan(recipe, run.cache_folder)
+    finally:
+        if (run.cache_folder / "rejected.jsonl").exists():
+            shutil.copyfile(run.cache_folder / "rejected.jsonl", run.rejected_file)
+    for line in opening_lines(plan):
+        console.print(line, highlight=False)
+    with _quiet_transformers():
+        trainer = _trainer(plan, run, console, callbacks)
+        seconds = _optimise(trainer, run, checkpoint, console)
+        best = trainer.load_best()
+        _save(trainer, plan, run)
+    if best is not None and best != trainer.state.global_step:
+        console.print(f"best evaluation: step {best} ({recipe.training.select}); its weights are kept", highlight=False)
+    loaded = load_model(run.model_folder)
+    loaded.model.to(pick_device())
+    metrics = evaluate_splits(loaded, plan, run)
+    write_json(
+        run.metrics_file,
+        {
+            "format_version": METRICS_VERSION,
+            **metrics,
+            "training": _facts(trainer, plan, seconds, best)
+            | {"total_seconds": round(time.perf_counter() - started, 2)},
+            **{key: plan.describe()[key] for key in ("data", "tokens")},
+            "versions": _versions(),
+        },
+    )
+    shutil.rmtree(run.cache_folder)
+    if not recipe.training.keep_checkpoints:
+        shutil.rmtree(run.checkpoint_folder, ignore_errors=True)
+    return run
+
+
+def opening_lines(plan: Plan) -> list[str]:
+    """What is said before the first step."""
+    report = plan.prepared.report
+    rows = ", ".join(f"{len(split)} {name}" for name, split in plan.prepared.splits.items())
+    lines = [
+        f"rows: {rows}" + (f"; {report['rows_rejected']} rejected (rejected.jsonl)" if report["rows_rejected"] else "")
+    ]
+    lines += [f"warning: {warning}" for warning in report["warnings"]]
+    about = plan.describe()
+    lines.append(
+        f"model: {plan.recipe.model.backbone}, {about['pooling']} pooling, "
+        f"{about['trainable_parameters']:,} of {about['parameters']:,} parameters train"
+    )
+    lines.append(f"precision: {about['precision']}, because {about['precision_reason']}")
+    method = plan.recipe.balance.method
+    lines.append(f"training: {about['steps']} steps on {about['device']}, balanced by {method}")
+    return lines
+
+
+def _trainer(plan: Plan, run: Run, console: Console, callbacks: Sequence[TrainerCallback]) -> MultiTaskTrainer:
+    recipe = plan.recipe
+    settings = recipe.training
+    tasks = plan.prepared.tasks
+    validation = plan.tokens.get("validation")
+    balancer = create(recipe.balance.method, list(tasks), **recipe.balance.options)
+    set_seed(settings.seed)
+    trainer = MultiTaskTrainer(
+        plan.model,
+        training_arguments(plan, run, evaluate=validation is not None),
+        tasks=tasks,
+        balancer=balancer,
+        measured_at=recipe.balance.shared,
+        train_dataset=plan.tokens["train"],
+        eval_dataset=validation,
+        tokenizer=plan.backbone.tokenizer,
+        sidecar=plan.sidecar,
+        run=run,
+        selection=Selection(settings.select, tasks),
+        patience=settings.early_stopping,
+        head_learning_rate=settings.head_learning_rate,
+        group_by_length=settings.group_by_length,
+        callbacks=[ProgressCallback(tasks, console), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(plan: Plan, run: Run, *, evaluate: bool) -> TrainingArguments:
+    """The recipe's `training` in transformers' words."""
+    settings = plan.recipe.training
+    steps = settings.evaluate_every_steps
+    save_steps = settings.checkpoint_every_steps
+    known: dict[str, Any] = {
+        "output_dir": str(run.checkpoint_folder),
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay,
+        "warmup_steps": settings.warmup,
+        "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
+        "max_grad_norm": settings.max_grad_norm or 0.0,
+        "seed": settings.seed,
+        "bf16": plan.precision[0] == "bf16",
+        "fp16": plan.precision[0] == "fp16",
+        "use_cpu": pick_device().type == "cpu",
+        "eval_strategy": ("no" if not evaluate else "steps" if steps else "epoch"),
+        "eval_steps": steps,
+        "save_strategy": "steps" if save_steps else "no" if evaluate else "epoch",
+        "save_steps": save_steps or 500,
+        "logging_steps": settings.log_every_steps,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": settings.trackers or "none",
+        "dataloader_num_workers": settings.workers,
+        "dataloader_pin_memory": pick_device().type == "cuda",
+        "torch_compile": settings.compile,
+        "remove_unused_columns": False,
+        "label_names": ["targets"],
+    }
+    try:
+        return TrainingArguments(**(known | settings.arguments))
+    except TypeError as error:
+        raise RunError(f"training.arguments: {error}. They are passed to transformers.TrainingArguments") from None
+
+
+def _optimise(trainer: MultiTaskTrainer, run: Run, checkpoint: Path | None, console: Console) -> float:
+    """Runs the loop; returns its seconds."""
+    started = time.perf_counter()
+    if checkpoint is not None:
+        step = int(checkpoint.name.rpartition("-")[2])
+        console.print(f"continuing from step {step}", highlight=False)
+    else:
+        step = -1
+    run.truncate_history(step)
+    try:
+        if checkpoint is not None and trainer.stopped_early(json.loads((checkpoint / STATE_FILE).read_text())):
+            trainer.restore(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, ProgressCallback):
+                callback.close()
+    return time.perf_counter() - started
+
+
+def _save(trainer: MultiTaskTrainer, plan: Plan, run: Run) -> None:
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    adapter = plan.recipe.model.adapter
+    temporary = run.folder / ".model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    if adapter is not None and adapter.merge:
+        save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary)
+        replace_folder(temporary, run.adapter_folder)
+        model = model.merge_and_unload()
+    save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary)
+    replace_folder(temporary, run.model_folder)
+
+
+def evaluate_splits(loaded: LoadedModel, plan: Plan, run: Run) -> dict[str, Any]:
+    """Metrics and baselines of every split but train, from the model as it was saved; predictions go to the folder."""
+    from equipoise.data import Collator
+
+    tasks, columns = loaded.sidecar.tasks, slices(loaded.sidecar.tasks)
+    judged = [name for name in plan.tokens if name != "train"] or ["train"]
+    collate = Collator(loaded.tokenizer, tasks)
+    metrics: dict[str, Any] = {}
+    for name in judged:
+        split, tokens = plan.prepared.splits[name], plan.tokens[name]
+        outputs = forward_all(loaded.model, tokens, tokens.lengths, collate)
+        metrics[name] = {
+            task: tasks[task].metrics(outputs[:, columns[task]], target) for task, target in split.targets.items()
+        }
+        found: dict[str, Any] = {
+            "row": split.row_ids,
+            "file": [split.files[i] for i in split.file_ids],
+            "line": split.lines,
+        }
+        for task, target in split.targets.items():
+            found[f"{task}/true"] = pa.array(tasks[task].decode(target).tolist())
+            found |= tasks[task].predict(outputs[:, columns[task]])
+        with atomic_path(run.predictions_file(name)) as path:
+            pq.write_table(pa.table(found), path)
+    splits = plan.prepared.splits
+    return {
+        "splits": metrics,
+        "baselines": baselines(
+            tasks,
+            _joined(splits["train"]),
+            splits["train"].targets,
+            {name: _joined(splits[name]) for name in judged},
+            {name: splits[name].targets for name in judged},
+            seed=plan.recipe.training.seed,
+        ),
+    }
+
+
+def _joined(split: Any) -> list[str]:
+    pairs = split.pair_list()
+    texts: list[str] = split.text_list()
+    return texts if pairs is None else [f"{a} {b}" for a, b in zip(texts, pairs, strict=True)]
+
+
+def _facts(trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: int | None) -> dict[str, Any]:
+    about = plan.describe()
+    steps = trainer.state.global_step
+    device = pick_device()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    facts: dict[str, Any] = {
+        "method": plan.recipe.balance.method,
+        "seed": plan.recipe.training.seed,
+        "steps": steps,
+        "epochs": round(float(trainer.state.epoch or 0), 4),
+        "best_step": best,
+        "select": plan.recipe.training.select,
+        "seconds": round(seconds, 2),
+        "samples_per_second": round(trainer.rows_trained / seconds, 2),
+        "peak_memory_mb": round(peak, 1),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        facts["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    keys = ("precision", "precision_reason", "parameters", "trainable_parameters", "pooling")
+    return facts | {key: about[key] for key in keys}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+@contextlib.contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """We print what matters ourselves; transformers' own notes go to the log at their level."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,74 @@
+"""Which evaluation was the best, when there are several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from equipoise.errors import RecipeError
+from equipoise.tasks import Task
+
+__all__ = ["Selection"]
+
+
+class Selection:
+    """The rule `training.select`: `mean_rank`, or one metric such as `polarity.mse`.
+
+    `mean_rank` ranks all evaluations so far by each task's main metric (1 is the best, ties share their mean rank) and
+    takes the one with the lowest mean over the tasks: no task's scale matters. The earlier one wins a tie.
+
+    Args:
+        rule: the recipe's `training.select`.
+        tasks: name -> task.
+    """
+
+    def __init__(self, rule: str, tasks: Mapping[str, Task]) -> None:
+        self.criteria: list[tuple[str, str, str]]
+        if rule == "mean_rank":
+            self.criteria = [(name, *task.main_metric) for name, task in tasks.items()]
+        else:
+            name, _, metric = rule.rpartition(".")
+            main, direction = tasks[name].main_metric
+            self.criteria = [(name, metric, direction if metric == main else _direction(metric))]
+
+    def scores(self, evaluations: Sequence[Mapping[str, Mapping[str, Any]]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """`[evaluations, criteria]`, less is better. A metric without meaning is worse than any number."""
+        table = np.empty((len(evaluations), len(self.criteria)))
+        for column, (task, metric, direction) in enumerate(self.criteria):
+            for row, evaluation in enumerate(evaluations):
+                found = evaluation.get(task, {})
+                if metric not in found and found:
+                    valid = ", ".join(k for k, v in found.items() if isinstance(v, int | float))
+                    raise RecipeError(f"training.select: {task} has no metric '{metric}'. It has {valid}")
+                value = found.get(metric)
+                table[row, column] = np.inf if value is None else value if direction == "min" else -value
+        return table
+
+    def best(self, evaluations: Sequence[Mapping[str, Mapping[str, Any]]]) -> int:
+        """The index of the best evaluation."""
+        ranks = rankdata(self.scores(evaluations), axis=0)
+        return int(ranks.mean(axis=1).argmin())
+
+    def candidates(self, evaluations: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[int]:
+        """Evaluations that can still turn out best, whatever comes; the others' weights may be thrown away.
+
+        One that another equals or beats in everything, and beats in something, ranks behind it in every future table.
+        """
+        table = self.scores(evaluations)
+        kept = []
+        for row, own in enumerate(table):
+            beaten = (table <= own).all(axis=1) & (table < own).any(axis=1)
+            earlier_twin = any((table[other] == own).all() for other in range(row))
+            if not beaten.any() and not earlier_twin:
+                kept.append(row)
+        return kept
+
+
+LESS_IS_BETTER = {"mse", "mae", "rmse", "loss", "log_loss", "calibration_error"}
+
+
+def _direction(metric: str) -> str:
+    return "min" if metric in LESS_IS_BETTER else "max"
