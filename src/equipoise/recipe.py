@@ -146,7 +146,7 @@ class TrainingSettings(_Section):
     accumulation: int = Field(default=1, ge=1, description="steps whose gradients are added up to one update")
     learning_rate: Rate = Field(default=1.0e-4, gt=0, description="AdamW's rate at its highest")
     head_learning_rate: Rate | None = Field(
-        default=None, gt=0, description="the heads' own rate; null = the same as learning_rate"
+        default=None, gt=0, description="the heads' own rate; null = ten times learning_rate"
     )
     weight_decay: Rate = Field(default=0.01, ge=0, description="AdamW's decay; biases and norms are left out")
     warmup: Rate = Field(default=0.1, ge=0, lt=1, description="share of the updates over which the rate rises")

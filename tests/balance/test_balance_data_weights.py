@@ -55,12 +55,17 @@ def test_density_by_hand_on_two_far_labels() -> None:
 
 
 def test_the_grid_grows_when_labels_leave_it_and_loses_none() -> None:
-    weigh = DataWeights("density", tasks=["t"])
+    weigh = DataWeights("density", tasks=["t"], smoothing=0.5)
     weigh([torch.ones(2)], {"t": torch.tensor([0.0, 1.0])})
     assert weigh.spans.tolist() == [[-0.5, 1.5]]
     found = weigh([torch.ones(3)], {"t": torch.tensor([0.0, 1.0, 50.0])})[0]
     assert weigh.spans[0, 0] == -0.5
     assert weigh.spans[0, 1] > 50
+    # 0 and 1 now share the first of 64 bins over [-0.5, 75]: half of the old mass, and two thirds of half of the new.
+    occupied = weigh.shares[0].nonzero().flatten().tolist()
+    assert occupied[0] == 0
+    assert weigh.shares[0, :2].sum().item() == pytest.approx(1 / 2 + 1 / 3)
+    assert weigh.shares[0, occupied[-1]].item() == pytest.approx(1 / 6)
     assert weigh.shares.sum().item() == pytest.approx(1.0)
     assert found[2] > found[0]
 

@@ -104,6 +104,7 @@ def test_state_survives_safetensors_and_another_order_of_tasks(method: str, tmp_
     safetensors.save_file(half.state_dict(), str(tmp_path / "state.safetensors"))
     resumed = build(method, ["emotion", "polarity", "label"])
     resumed.load_state_dict(safetensors.load_file(str(tmp_path / "state.safetensors")))
+    assert resumed.weights.tolist() == [half.weights[TASKS.index(task)].item() for task in resumed.tasks]
     toy = Toy()
     losses, hidden = toy.losses(4)
     half(losses, shared=hidden)

@@ -87,7 +87,8 @@ def test_a_sample_of_too_many_rows_is_counted_logged_and_seeded(fitted, caplog):
     tasks, texts, targets = fitted
     caplog.set_level(logging.INFO)
     first, again, other = (
-        baselines(tasks, texts, targets, *split(tasks), max_rows=30, seed=seed)["test"]["polarity"] for seed in (0, 0, 1)
+        baselines(tasks, texts, targets, *split(tasks), max_rows=30, seed=seed)["test"]["polarity"]
+        for seed in (0, 0, 1)
     )
     assert first["fitted_on"] == 30
     assert "polarity: the tf-idf baseline is fitted on 30 of 120 labelled rows" in caplog.text

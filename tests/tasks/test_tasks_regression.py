@@ -136,7 +136,7 @@ def test_constants_have_no_correlation():
 
 
 def test_constant_labels_and_no_labels_are_errors():
-    with pytest.raises(DataError, match="every polarity of the training split is 0.5"):
+    with pytest.raises(DataError, match=r"every polarity of the training split is 0.5"):
         fit("0.5", "0.5")
     with pytest.raises(DataError, match=r"none of the 2 training rows has a usable polarity: polarity 'a' is not"):
         fit("a", None)

@@ -19,7 +19,9 @@ def spread(values, thresholds):
 def least_spread(values, bins):
     """Tries every set of cuts."""
     distinct = np.unique(values)
-    return min(spread(values, distinct[list(cuts)])[0] for cuts in itertools.combinations(range(1, len(distinct)), bins - 1))
+    return min(
+        spread(values, distinct[list(cuts)])[0] for cuts in itertools.combinations(range(1, len(distinct)), bins - 1)
+    )
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
@@ -41,11 +43,12 @@ def test_thresholds_lie_midway_between_neighbours():
     assert balanced_thresholds([0.0] * 10 + [1.0, 2.0], 3) == [0.5, 1.5]
 
 
-def test_a_greedy_cut_is_not_best():
-    # Filling the first class up to n / 3 = 4 takes 3 + 3 and leaves 3, 3: (6, 3, 3) costs 6; quantiles do no better.
-    values = np.repeat([0, 1, 2, 3], [1, 4, 5, 2])
-    assert spread(values, balanced_thresholds(values, 3))[1].tolist() == [5, 5, 2]
-    assert spread(values, balanced_thresholds(values, 2))[1].tolist() == [5, 7]
+def test_cutting_nearest_to_the_quantiles_is_not_best():
+    # A third of 24 is 8. The cuts nearest to 8 and 16 are at 9 and 14, sizes 9, 5, 10: 1 + 9 + 4 = 14.
+    values = np.repeat([0, 1, 2, 3, 4], [6, 3, 5, 6, 4])
+    found, counts = spread(values, balanced_thresholds(values, 3))
+    assert counts.tolist() == [6, 8, 10]
+    assert found == 8
 
 
 def test_neighbouring_floats_can_be_parted():

@@ -73,11 +73,11 @@ def assign(
     ends = np.cumsum(np.bincount(stratum, minlength=len(validation)))
     start = 0
     for index, end in enumerate(ends):
-        rest = iter(order[start : max(end - 1, start)].tolist())
+        mine = order[start : max(end - 1, start)].tolist()
         for split, wanted in ((2, int(test_rows[index])), (1, int(validation_rows[index]))):
             # A text with more copies than there is room for stays in train; the next one is tried.
-            for group in rest if wanted else ():
-                if sizes[group] <= wanted:
+            for group in mine if wanted else ():
+                if not code[group] and sizes[group] <= wanted:
                     code[group] = split
                     wanted -= int(sizes[group])
                     if not wanted:

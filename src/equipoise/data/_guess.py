@@ -99,7 +99,7 @@ def guess(path: str | Path) -> Guess:
         )
     columns = [_text(name, cells) if name == text else _look(name, cells) for name, cells in values.items()]
     columns = _related(columns, values)
-    result = Guess(columns, rows, broken, _percentile_words(values[text]))
+    result = Guess(columns, rows + broken, broken, _percentile_words(values[text]))
     if not result.tasks:
         shown = "; ".join(f"'{column.name}': {column.why}" for column in columns)
         raise DataError(f"{path}: no column can be learned, neither a score nor classes. Seen: {shown}.")
@@ -212,6 +212,10 @@ def _numeric(name: str, numbers: Sequence[float], bad: int, share: str) -> Colum
     low, high = min(distinct), max(distinct)
     range_ = _range(low, high)
     why = f"{len(distinct)} distinct numbers from {low:g} to {high:g}{share}"
+    if whole:
+        note = "; ".join(
+            part for part in (note, "whole numbers: delete the task if they count or number something") if part
+        )
     return Column(name, "score", why, {"range": range_}, note)
 
 
@@ -234,7 +238,7 @@ def _multilabel(name: str, filled: Sequence[str], distinct: Counter[str], share:
         if sum(separator in cell for cell in filled) >= 0.1 * len(filled):
             lists = [[part.strip() for part in cell.split(separator) if part.strip()] for cell in filled]
             column = _several(name, lists, f"separated by '{separator}'", {"separator": separator}, share)
-            if column is not None and len({part for parts in lists for part in parts}) < len(distinct):
+            if column is not None and len({part for parts in lists for part in parts}) <= len(distinct):
                 return column
     return None
 
@@ -250,28 +254,39 @@ def _several(
 
 
 def _related(columns: Sequence[Column], values: Mapping[str, Sequence[str | None]]) -> list[Column]:
-    """Leaves out columns that repeat another one, and says of the others what they follow from."""
+    """Leaves out columns that repeat another one, and says of class columns what they follow from."""
     result = list(columns)
+    for position, column in enumerate(result):
+        twin = _twin(position, result, values)
+        if twin is not None:
+            result[position] = Column(column.name, "ignored", f"says the same as '{twin}', value for value")
     for position, column in enumerate(result):
         if column.role not in ("class", "ordinal"):
             continue
-        for other_position, other in enumerate(result):
-            if other_position == position or other.role not in ("class", "ordinal", "score"):
+        for other in result:
+            if other.name == column.name or other.role not in ("class", "ordinal", "score"):
                 continue
             relation = explained_by(values[column.name], values[other.name], scores=other.role == "score")
-            if relation is None:
-                continue
-            same = relation.one_to_one and other.role != "score"
-            # Of two columns that say the same, names are kept rather than numbers, else the first.
-            loses = _is_numeric(values[column.name]), position
-            if same and loses > (_is_numeric(values[other.name]), other_position):
-                result[position] = Column(column.name, "ignored", f"says the same as '{other.name}', value for value")
-                break
-            if not same:
+            if relation is not None:
                 note = f"{relation.text.format(other=other.name)}, so it adds a view of it and no information"
                 result[position] = replace(column, note="; ".join(part for part in (column.note, note) if part))
                 break
     return result
+
+
+def _twin(position: int, columns: Sequence[Column], values: Mapping[str, Sequence[str | None]]) -> str | None:
+    """The column that says the same and is kept: names rather than numbers, else the one that comes first."""
+    mine = columns[position]
+    for other_position, other in enumerate(columns):
+        if other is mine or mine.role in ("text", "ignored", "multilabel"):
+            continue
+        if other.role in ("text", "ignored", "multilabel") or (mine.role == "score") != (other.role == "score"):
+            continue
+        loses = (_is_numeric(values[mine.name]), position) > (_is_numeric(values[other.name]), other_position)
+        relation = explained_by(values[mine.name], values[other.name], scores=False) if loses else None
+        if relation is not None and relation.one_to_one:
+            return other.name
+    return None
 
 
 def _is_numeric(cells: Sequence[str | None]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from equipoise.data._table import BATCH_CHARACTERS, RowBatch, Table, build_batch, file_errors, open_text
+from equipoise.data._table import BATCH_CHARACTERS, RowBatch, Table, build_batch, check_columns, file_errors, open_text
 from equipoise.errors import DataError
 
 __all__ = ["open_jsonl"]
@@ -66,6 +66,7 @@ def _columns(file: TextIO, name: str, needed: Sequence[str]) -> list[str]:
             f"{name}: none of the first {lines} lines holds a JSON object with keys "
             f"({first_error or 'only {}'}). Write one object a line."
         )
+    check_columns(name, list(seen))
     return list(seen)
 
 

@@ -83,8 +83,8 @@ class RejectedWriter:
         kinds = sorted(self._kinds.values(), key=lambda kind: -kind.count)[:3]
         reasons = "; ".join(f"{kind.count} x {kind.reason} (as at {kind.example})" for kind in kinds)
         raise DataError(
-            f"{self.total} of {read} rows cannot be used ({self.total / read:.2%}; data.max_rejected: {max_rejected:g} stops there): "
-            f"{reasons}. All of them are in {self.path}."
+            f"{self.total} of {read} rows cannot be used ({self.total / read:.2%}; the run stops at data.max_rejected = "
+            f"{max_rejected:g}): {reasons}. All of them are in {self.path}."
         )
 
     def report(self) -> dict[str, list[dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 __all__ = ["Relation", "explained_by"]
 
@@ -41,6 +42,8 @@ def explained_by(classes: Sequence[str | None], other: Sequence[str | None], *, 
     if any(value_of.setdefault(theirs, mine) != mine for mine, theirs in both) or len(set(value_of.values())) < 2:
         return None
     if not scores:
+        if 2 * len(value_of) > len(both):  # hardly a value comes twice, so that there is a function means nothing
+            return None
         one_to_one = len(set(value_of.values())) == len(value_of)
         return Relation("it is a function of '{other}'", one_to_one)
     thresholds = _thresholds(value_of)
@@ -58,7 +61,7 @@ def _thresholds(class_of: dict[str, str]) -> list[float] | None:
         return None
     cuts: list[float] = []
     left: set[str] = set()
-    for (score, label), (following, next_label) in zip(ordered, ordered[1:], strict=False):
+    for (score, label), (following, next_label) in pairwise(ordered):
         if label == next_label:
             continue
         left.add(label)

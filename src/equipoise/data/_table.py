@@ -98,10 +98,12 @@ def check_columns(name: str, columns: Sequence[str]) -> list[str]:
     """Strips the names and refuses two columns of one name.
 
     Raises:
-        DataError: two columns share a name.
+        DataError: two columns share a name, or a name is no text.
     """
     stripped = [column.strip() for column in columns]
     for position, column in enumerate(stripped):
+        if _SURROGATE.search(column) or "\0" in column:
+            raise DataError(f"{name}: the name of column {position + 1} is not valid UTF-8. Save the file as UTF-8.")
         first = stripped.index(column)
         if first != position:
             raise DataError(f"{name}: columns {first + 1} and {position + 1} are both named '{column}'. Rename one.")

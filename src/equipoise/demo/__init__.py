@@ -2,7 +2,7 @@
 
 It lets a first run happen with no download and no account:
 
-    recipe                 data: {train: demo}   or   equipoise demo -o runs/demo
+    command line           equipoise demo -o runs/demo
     Python                 equipoise.demo.path()
 
 Every sentence, company and ticker is invented, and every label is computed; nothing here was said or judged by anyone.
@@ -22,7 +22,7 @@ recipe works and what the balance does. It is **not** a benchmark: a number on i
 
 from pathlib import Path
 
-__all__ = ["path"]
+__all__ = ["SENTENCES", "path", "recipe_path"]
 
 
 def path() -> Path:
@@ -32,3 +32,20 @@ def path() -> Path:
     'financial_demo.csv'
     """
     return Path(__file__).with_name("financial_demo.csv")
+
+
+def recipe_path() -> Path:
+    """Where the demo's recipe lies, beside the set.
+
+    >>> recipe_path().name
+    'recipe.yaml'
+    """
+    return Path(__file__).with_name("recipe.yaml")
+
+
+#: Three sentences that are not in the set, for a first prediction.
+SENTENCES = (
+    "Brightwater lifts its full-year profit outlook after a record quarter",
+    "Regulator opens an inquiry into how the lender priced its loans",
+    "The board will meet on Thursday to discuss the dividend",
+)

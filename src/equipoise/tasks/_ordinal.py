@@ -160,7 +160,8 @@ class Ordinal(Task):
         """The conditional logits of the class frequencies, `[classes - 1]`: the median is predicted."""
         held = targets[~np.isnan(targets)].astype(np.int64)
         counts = np.bincount(held, minlength=len(self.labels))
-        return _conditional_logits(counts[None, :] / max(len(held), 1))[0]
+        outputs: Outputs = _conditional_logits(counts[None, :] / max(len(held), 1))[0]
+        return outputs
 
     def fit_baseline(self, features: Any, targets: Targets) -> Callable[[Any], Outputs]:
         """Logistic regression, its class probabilities turned into conditional logits."""

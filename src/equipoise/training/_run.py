@@ -112,7 +112,7 @@ def _train(
     for line in opening_lines(plan):
         console.print(line, highlight=False)
     with _quiet_transformers():
-        trainer = _trainer(plan, run, console, callbacks)
+        trainer = build_trainer(plan, run, [ProgressCallback(plan.prepared.tasks, console), *callbacks])
         seconds = _optimise(trainer, run, checkpoint, console)
         best = trainer.load_best()
         _save(trainer, plan, run)
@@ -157,7 +157,8 @@ def opening_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _trainer(plan: Plan, run: Run, console: Console, callbacks: Sequence[TrainerCallback]) -> MultiTaskTrainer:
+def build_trainer(plan: Plan, run: Run, callbacks: Sequence[TrainerCallback]) -> MultiTaskTrainer:
+    """The Trainer of a plan, ready to train."""
     recipe = plan.recipe
     settings = recipe.training
     tasks = plan.prepared.tasks
@@ -177,9 +178,9 @@ def _trainer(plan: Plan, run: Run, console: Console, callbacks: Sequence[Trainer
         run=run,
         selection=Selection(settings.select, tasks),
         patience=settings.early_stopping,
-        head_learning_rate=settings.head_learning_rate,
+        head_learning_rate=settings.head_learning_rate or 10 * settings.learning_rate,
         group_by_length=settings.group_by_length,
-        callbacks=[ProgressCallback(tasks, console), *callbacks],
+        callbacks=list(callbacks),
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

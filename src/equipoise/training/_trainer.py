@@ -51,7 +51,7 @@ class MultiTaskTrainer(Trainer):
         run: the run folder.
         selection: which evaluation is the best.
         patience: stop after so many evaluations without a better one; None = never.
-        head_learning_rate: of the output layer; None = the same as the backbone's.
+        head_learning_rate: of everything between the backbone's tokens and the logits; None = the same as the backbone's.
         group_by_length: batches of similar length.
         eval_max_tokens: tokens of one evaluation batch.
         callbacks: the user's.
@@ -83,7 +83,8 @@ class MultiTaskTrainer(Trainer):
         self.tasks, self.balancer, self.measured_at = dict(tasks), balancer, measured_at
         self.task_slices = slices(tasks)
         self.sidecar, self.run, self.selection, self.patience = sidecar, run, selection, patience
-        self.head_learning_rate, self.group_by_length = head_learning_rate, group_by_length
+        self.head_learning_rate = head_learning_rate or args.learning_rate
+        self.group_by_length = group_by_length
         self.eval_max_tokens = eval_max_tokens
         self.evaluations: list[dict[str, Any]] = []  # {"step", "metrics": {task: {...}}}
         self.best_step: int | None = None
@@ -175,9 +176,7 @@ class MultiTaskTrainer(Trainer):
         return self.optimizer
 
     def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        head = {id(p) for p in output_layer(_plain(module)).parameters()}
-        if hasattr(module, "peft_config"):  # the trained copy of the heads, not the frozen original
-            head |= {id(p) for n, p in module.named_parameters() if "modules_to_save" in n}
+        head = {id(p) for p in head_parameters(module)}
         decays = set(self.get_decay_parameter_names(module))
         groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in module.named_parameters():
@@ -187,7 +186,7 @@ class MultiTaskTrainer(Trainer):
         built: list[dict[str, Any]] = [
             {
                 "params": parameters,
-                "lr": (self.head_learning_rate or rate) if is_head else rate,
+                "lr": self.head_learning_rate if is_head else rate,
                 "weight_decay": self.args.weight_decay if decay else 0.0,
             }
             for (is_head, decay), parameters in groups.items()
@@ -357,6 +356,19 @@ class MultiTaskTrainer(Trainer):
             )
         self._load_from_checkpoint(str(path))
         return self.best_step
+
+
+def head_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Everything between the backbone's tokens and the logits: the output layer, what stands before it, the pooler.
+
+    These are new, or (a pooler that was trained for another purpose) as good as new, and learn at a rate of their own.
+    """
+    plain = _plain(model)
+    backbone = getattr(plain, plain.base_model_prefix)
+    pooler = getattr(backbone, "pooler", None)
+    inside = {id(p) for p in backbone.parameters()}
+    own = {id(p) for p in pooler.parameters()} if pooler is not None else set()
+    return [p for p in plain.parameters() if id(p) not in inside or id(p) in own]
 
 
 def shared_parameters(model: nn.Module, measured_at: str) -> list[nn.Parameter]:

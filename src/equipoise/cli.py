@@ -1,0 +1,268 @@
+"""The command line: doors only. Each command parses, calls one function of a room and prints.
+
+Heavy imports happen inside the commands, so that `equipoise --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from equipoise.errors import DataError, EquipoiseError, RecipeError
+
+app = typer.Typer(
+    name="equipoise",
+    help="Fine-tune one language model on several text tasks at once, and keep the tasks in balance while it trains.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as training.epochs=2.")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    context.obj = {"debug": debug}
+    if version:
+        from equipoise import __version__
+
+        typer.echo(f"equipoise {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A table: csv, tsv, jsonl or parquet.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write; - prints it.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that stands there.")] = False,
+) -> None:
+    """Look at a table and write a commented recipe for it.
+
+    Example: equipoise init reviews.csv -o recipe.yaml
+    """
+    from equipoise.data import guess, recipe_text
+    from equipoise.runs import write_text
+
+    if str(output) != "-" and output.exists() and not force:
+        raise RecipeError(f"{output} exists. Replace it with --force, or choose another name with -o")
+    shown = data if str(output) == "-" else _relative(data, output.parent)
+    text = recipe_text(guess(data), shown)
+    if str(output) == "-":
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(f"wrote {output}. Read it, then: equipoise validate {output}", err=True)
+
+
+def _relative(path: Path, folder: Path) -> Path:
+    import os
+
+    return Path(os.path.relpath(path.resolve(), folder.resolve()))
+
+
+@app.command()
+def validate(recipe: Annotated[Path, typer.Argument(metavar="RECIPE")], set_: Set = None) -> None:
+    """Check a recipe and its data without training, and say what training would do."""
+    import tempfile
+
+    from equipoise.recipe import load
+    from equipoise.report import plan_lines
+    from equipoise.training import make_plan
+
+    loaded = load(recipe, set_ or [])
+    with tempfile.TemporaryDirectory(prefix="equipoise-") as folder:
+        for line in plan_lines(make_plan(loaded, Path(folder)).describe()):
+            typer.echo(line)
+    typer.echo(f"{recipe} is sound. Train it with: equipoise train {recipe}")
+
+
+@app.command(name="recipe")
+def show_recipe(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="With every default written out.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of recipes, for editors.")] = False,
+    set_: Set = None,
+) -> None:
+    """Print a recipe as it is understood, or the JSON Schema of all recipes."""
+    from equipoise import recipe as recipes
+
+    if schema:
+        typer.echo(json.dumps(recipes.schema(), indent=2))
+    elif recipe is None:
+        raise RecipeError("name a recipe, or ask for --schema")
+    else:
+        loaded = recipes.load(recipe, set_ or [])
+        typer.echo(recipes.dump(loaded, defaults=resolved), nl=False)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder.")] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue a run that stopped.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands there.")] = False,
+    set_: Set = None,
+) -> None:
+    """Train one model on all tasks of a recipe, evaluate it, write a run folder.
+
+    Examples: equipoise train recipe.yaml --set training.epochs=2 / equipoise train --resume runs/reviews
+    """
+    if (recipe is None) == (resume is None):
+        raise RecipeError("train takes a RECIPE, or --resume RUN, and not both")
+    from equipoise import training
+
+    if resume is not None:
+        if set_ or output or overwrite:
+            raise RecipeError("--resume continues a run as it was started: --set, -o and --overwrite don't go with it")
+        run = training.resume(resume)
+    else:
+        assert recipe is not None
+        run = training.train(recipe, overrides=set_ or [], output=output, overwrite=overwrite)
+    _print_run(run)
+
+
+def _print_run(run: Any) -> None:
+    from rich.console import Console
+
+    from equipoise.report import metrics_table
+
+    console = Console()
+    for split in run.metrics["splits"]:
+        console.print(metrics_table(run.metrics, split))
+    console.print(f"run folder: {run.folder}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help="A labelled table.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every metric.")] = False,
+) -> None:
+    """Judge a trained run on a labelled table."""
+    from rich.console import Console
+
+    from equipoise.inference import evaluate_file, load
+    from equipoise.report import evaluation_table
+
+    found = evaluate_file(load(run), data)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    Console().print(evaluation_table(found["tasks"], f"{data}, {found['rows']} rows"))
+    if found["rejected"]:
+        first = found["rejected_rows"][0]
+        typer.echo(
+            f"{found['rejected']} rows took no part, the first at line {first['line']}: {first['reason']} (--json lists all)",
+            err=True,
+        )
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A table, or - for one text a line on standard input.")],
+    output: Annotated[
+        str, typer.Option("-o", "--output", help="csv, tsv, jsonl or parquet; - writes jsonl to standard output.")
+    ] = "-",
+) -> None:
+    """Predict every row of a table: its order and columns are kept, prediction columns added.
+
+    Examples: equipoise predict runs/reviews new.csv -o scored.csv / head -5 texts.txt | equipoise predict runs/reviews -
+    """
+    from equipoise.inference import load, predict_file, predict_lines
+
+    model = load(run)
+    counts = predict_lines(model, sys.stdin, output) if source == "-" else predict_file(model, source, output)
+    bad = f", {counts.bad} of them not predicted (see the column 'error')" if counts.bad else ""
+    typer.echo(f"{counts.rows} rows{bad}" + ("" if output == "-" else f" -> {output}"), err=True)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    task: Annotated[str, typer.Option("--task", help="The task to cut out as a stock checkpoint of its own.")],
+) -> None:
+    """Cut one task out of a run as a stock AutoModelForSequenceClassification folder."""
+    from equipoise.inference import export_task
+
+    export_task(run, task, output)
+    typer.echo(f"wrote {output}", err=True)
+
+
+@app.command()
+def balancers(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every column.")] = False,
+) -> None:
+    """List the balancing methods: what each does, needs and costs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from equipoise.balance import describe
+
+    methods = describe()
+    if as_json:
+        typer.echo(json.dumps(methods, indent=2, ensure_ascii=False))
+        return
+    table = Table("method", "rule", "needs", "cost", "settings", "source", show_lines=True)
+    for method in methods:
+        table.add_row(*(method[key] for key in ("method", "rule", "needs", "cost", "settings", "source")))
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder; a run there is replaced.")] = Path("runs/demo"),
+    set_: Set = None,
+) -> None:
+    """Train the bundled encoder on the synthetic demo set, evaluate it and predict three sentences."""
+    from rich.console import Console
+
+    from equipoise import training
+    from equipoise.demo import SENTENCES, recipe_path
+    from equipoise.inference import load
+    from equipoise.report import predictions_table
+
+    console = Console()
+    console.print("Demo: synthetic financial headlines and posts, three tasks on one text, balanced by DAO.", highlight=False)
+    run = training.train(recipe_path(), overrides=set_ or [], output=output, overwrite=True)
+    _print_run(run)
+    found = load(run).predict(list(SENTENCES))
+    console.print(predictions_table(SENTENCES, {name: found[name].tolist() for name in found}))
+    console.print(f'next: equipoise predict {run.folder} INPUT.csv -o OUTPUT.csv, or eq.load("{run.folder}") in Python',
+                  highlight=False, soft_wrap=True)  # fmt: skip
+
+
+def main() -> None:
+    """Runs the command line; an error of the user's is one line and exit code 2."""
+    debug = "--debug" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except EquipoiseError as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped. A training run continues with: equipoise train --resume RUN", err=True)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+__all__ = ["app", "main"]
+
+if __name__ == "__main__":
+    main()

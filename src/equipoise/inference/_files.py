@@ -1,0 +1,234 @@
+"""Predictions for a whole table, batch by batch: memory does not grow with the file.
+
+The input's order and columns are kept and the prediction columns added. A row that cannot be predicted stays in its
+place with empty predictions and its reason in the column `error`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from equipoise.data import open_table
+from equipoise.errors import DataError
+from equipoise.inference._predictor import Model
+from equipoise.runs import atomic_path
+
+__all__ = ["OUTPUT_KINDS", "Counts", "predict_file", "predict_lines"]
+
+OUTPUT_KINDS = ("csv", "tsv", "jsonl", "parquet")
+ERROR_COLUMN = "error"
+
+Write = Callable[[pa.RecordBatch], None]
+
+
+@dataclass
+class Counts:
+    """How many rows were seen, and how many of them could not be predicted."""
+
+    rows: int = 0
+    bad: int = 0
+
+
+def predict_file(
+    model: Model,
+    source: str | Path,
+    output: str | Path,
+    *,
+    batch_rows: int = 4096,
+    progress: Callable[[Counts], None] | None = None,
+) -> Counts:
+    """Predicts every row of a table and writes it to another.
+
+    Args:
+        model: of `equipoise.load`.
+        source: csv, tsv, jsonl, parquet or `hub:...`, with the model's text columns.
+        output: csv, tsv, jsonl or parquet, by its name; written whole or not at all. `-` is jsonl on standard output.
+        batch_rows: rows in memory at once.
+        progress: is told the counts after each batch.
+
+    Raises:
+        DataError: the source cannot be read or has not the text columns, or the output's kind is unknown.
+    """
+    table = open_table(source, batch_rows=batch_rows, needed=model.text)
+    missing = [name for name in model.text if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{table.name} has no column '{missing[0]}'. The model reads {', '.join(model.text)}; "
+            f"columns: {', '.join(table.columns)}"
+        )
+    if str(output) != "-" and not str(source).startswith("hub:") and Path(output).resolve() == Path(source).resolve():
+        raise DataError(f"{output}: the output would replace the input. Choose another name")
+    names = prediction_names(model, table.columns)
+    counts = Counts()
+    with _open_output(str(output)) as write:
+        for batch in table:
+            texts = [batch.rows.column(batch.rows.schema.get_field_index(name)).to_pylist() for name in model.text]
+            write(_annotate(model, batch.original, texts, dict(batch.errors), names, counts))
+            if progress is not None:
+                progress(counts)
+    return counts
+
+
+def predict_lines(
+    model: Model, lines: TextIO, output: str | Path, *, batch_rows: int = 256, keep_text: bool = True
+) -> Counts:
+    """Predicts one text a line (a pair: two texts with a tab between) as they come, for pipes."""
+    names = prediction_names(model, model.text)
+    counts = Counts()
+    with _open_output(str(output)) as write:
+        for chunk in _chunks(lines, batch_rows):
+            errors: dict[int, str] = {}
+            texts: list[list[str | None]] = [[] for _ in model.text]
+            for position, line in enumerate(chunk):
+                cells = line.rstrip("\r\n").split("\t") if len(model.text) > 1 else [line.rstrip("\r\n")]
+                if len(cells) != len(model.text):
+                    errors[position] = f"has {len(cells)} texts, the model reads {len(model.text)} (with a tab between)"
+                    cells = [*cells, *[""] * len(model.text)][: len(model.text)]
+                for column, cell in zip(texts, cells, strict=True):
+                    column.append(cell)
+            rows = pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in texts], names=list(model.text))
+            write(_annotate(model, rows, texts, errors, names, counts))
+    return counts
+
+
+def prediction_names(model: Model, columns: Sequence[str]) -> dict[str, str]:
+    """Prediction column -> its name in the output; one that the input has already becomes `predicted/<name>`."""
+    made = list(model.read(np.zeros((1, sum(task.size for task in model.tasks.values())), dtype=np.float32)))
+    taken = set(columns)
+    names = {}
+    for name in [*made, ERROR_COLUMN]:
+        final = name
+        while final in taken:
+            final = f"predicted/{final}"
+        taken.add(final)
+        names[name] = final
+    return names
+
+
+def _annotate(
+    model: Model,
+    rows: pa.RecordBatch,
+    texts: list[list[str | None]],
+    errors: dict[int, str],
+    names: dict[str, str],
+    counts: Counts,
+) -> pa.RecordBatch:
+    count = len(texts[0])
+    for name, column in zip(model.text, texts, strict=True):
+        for position, value in enumerate(column):
+            if value is None or not value.strip():
+                errors.setdefault(position, f"column '{name}' is empty")
+    good = [position for position in range(count) if position not in errors]
+    found = model.read(model.outputs(*[[column[i] or "" for i in good] for column in texts]))
+    places = np.full(count, -1, dtype=np.int64)
+    places[good] = np.arange(len(good))
+    index = pa.array(places, mask=places < 0)
+    columns, fields = list(rows.columns), list(rows.schema)
+    for name, values in found.items():
+        array = pa.array(values.tolist() if values.dtype == object else values)
+        columns.append(array.take(index))
+        fields.append(pa.field(names[name], array.type if len(good) else _type_of(values)))
+        columns[-1] = columns[-1].cast(fields[-1].type)
+    columns.append(pa.array([errors.get(position) for position in range(count)], pa.string()))
+    fields.append(pa.field(names[ERROR_COLUMN], pa.string()))
+    counts.rows += count
+    counts.bad += len(errors)
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+
+
+def _type_of(values: np.ndarray[Any, Any]) -> pa.DataType:
+    return pa.string() if values.dtype.kind in "OUT" else pa.from_numpy_dtype(values.dtype)
+
+
+def _chunks(lines: TextIO, size: int) -> Iterator[list[str]]:
+    chunk: list[str] = []
+    for line in lines:
+        chunk.append(line)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+@contextlib.contextmanager
+def _open_output(output: str) -> Iterator[Write]:
+    if output == "-":
+        yield _json_writer(sys.stdout)
+        sys.stdout.flush()
+        return
+    path = Path(output)
+    suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]
+    zipped = bool(suffixes) and suffixes[-1] == "gz"
+    kind = suffixes[-2] if zipped and len(suffixes) > 1 else suffixes[-1] if suffixes else ""
+    if kind not in OUTPUT_KINDS or (zipped and kind == "parquet"):
+        raise DataError(f"{output}: cannot write files of this kind. Known: {', '.join('.' + k for k in OUTPUT_KINDS)}")
+    with atomic_path(path) as temporary:
+        if kind == "parquet":
+            with _parquet_writer(temporary) as write:
+                yield write
+            return
+        opened = gzip.open(temporary, "wb") if zipped else temporary.open("wb")
+        with opened as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as text:  # type: ignore[type-var]
+            yield _json_writer(text) if kind == "jsonl" else _csv_writer(text, "\t" if kind == "tsv" else ",")
+
+
+def _json_writer(file: TextIO) -> Write:
+    def write(batch: pa.RecordBatch) -> None:
+        for row in batch.to_pylist():
+            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        file.flush()
+
+    return write
+
+
+def _csv_writer(file: TextIO, delimiter: str) -> Write:
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    started = False
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal started
+        if not started:
+            writer.writerow(batch.schema.names)
+            started = True
+        for row in zip(*[_cells(column) for column in batch.columns], strict=True):
+            writer.writerow(row)
+
+    return write
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    values = column.to_pylist()
+    if pa.types.is_nested(column.type):
+        return [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
+    return values
+
+
+@contextlib.contextmanager
+def _parquet_writer(path: Path) -> Iterator[Write]:
+    writer: pq.ParquetWriter | None = None
+
+    def write(batch: pa.RecordBatch) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = pq.ParquetWriter(path, batch.schema)
+        writer.write_batch(batch)
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
