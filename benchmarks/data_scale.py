@@ -87,7 +87,7 @@ def measure(path: Path, rows: int, max_length: int) -> dict[str, float]:
     order = sampler.order()
     results["order of an epoch, rows/s"] = len(order) / (time.perf_counter() - start)
     collate = data.Collator(tokenizer, prepared.tasks)
-    batches = order[: 32 * 1000].reshape(-1, 32).tolist() if len(order) >= 32_000 else [order[:32].tolist()]
+    batches = order[: 32 * min(1000, len(order) // 32)].reshape(-1, 32).tolist()
     filled = padded = 0
     start = time.perf_counter()
     for rows_of_batch in batches:

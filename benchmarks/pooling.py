@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--sets", nargs="*")
     parser.add_argument("--poolings", nargs=2, default=["native", "mean"])
-    parser.add_argument("--rates", nargs="+", default=["1e-4"], help="learning rates; each arm is shown at each of them")
+    parser.add_argument(
+        "--rates", nargs="+", default=["1e-4"], help="learning rates; each arm is shown at each of them"
+    )
     options = parser.parse_args()
     figures: dict[str, Any] = {"seeds": options.seeds, "sets": {}}
     with tempfile.TemporaryDirectory() as folder:

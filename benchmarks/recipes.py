@@ -28,9 +28,7 @@ def run_of(recipe: str, seed: int, overrides: list[str]) -> eq.Run:
         return run
     if run.recipe_file.exists():
         return eq.resume(folder)
-    return eq.train(
-        ROOT / "recipes" / f"{recipe}.yaml", overrides=[f"training.seed={seed}", *overrides], output=folder
-    )
+    return eq.train(ROOT / "recipes" / f"{recipe}.yaml", overrides=[f"training.seed={seed}", *overrides], output=folder)
 
 
 def main() -> None:
@@ -45,7 +43,9 @@ def main() -> None:
         all_metrics = [run.metrics for run in runs]
         first = all_metrics[0]
         print(f"\n{recipe}: {len(runs)} seeds, {first['training']['seconds']:.0f} s a training")
-        print("| task | metric | this model: mean ± sd (seeds) | TF-IDF + linear | mean / majority |\n|---|---|---|---|---|")
+        print(
+            "| task | metric | this model: mean ± sd (seeds) | TF-IDF + linear | mean / majority |\n|---|---|---|---|---|"
+        )
         table: dict[str, Any] = {}
         for task, metrics in first["splits"]["test"].items():
             base = first["baselines"]["test"][task]
@@ -57,7 +57,8 @@ def main() -> None:
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
                 others = " | ".join("-" if v is None else f"{v:.4f}" for v in rivals.values())
                 print(f"| {task} | {name} | {statistics.mean(values):.4f} ± {spread:.4f} ({shown}) | {others} |")
-        facts = [{k: m["training"][k] for k in ("seconds", "steps", "samples_per_second", "best_step", "precision")} for m in all_metrics]
+        kept = ("seconds", "steps", "samples_per_second", "best_step", "precision")
+        facts = [{key: m["training"][key] for key in kept} for m in all_metrics]
         figures["recipes"][recipe] = {"test": table, "training": facts}
     write("recipes", figures)
 

@@ -43,7 +43,11 @@ def rival() -> None:
     tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
     model = AutoModelForSequenceClassification.from_pretrained(locate("minilm"), num_labels=6)
     rows = Dataset.from_dict(
-        {**tokenizer(frame["text"].tolist(), truncation=True, max_length=128), "score": frame["score"], "band": frame["label5"]}
+        {
+            **tokenizer(frame["text"].tolist(), truncation=True, max_length=128),
+            "score": frame["score"],
+            "band": frame["label5"],
+        }
     )
 
     class TwoTasks(Trainer):
@@ -110,7 +114,9 @@ def main() -> None:
         for arm in ("ours", "ours-fp32")
     }
     for arm, values in ratios.items():
-        print(f"{arm} / plain Trainer: median {values[len(values) // 2]:.2f} (each pair: {', '.join(f'{v:.2f}' for v in values)})")
+        print(
+            f"{arm} / plain Trainer: median {values[len(values) // 2]:.2f} (each pair: {', '.join(f'{v:.2f}' for v in values)})"
+        )
     write("throughput", {"pairs": runs, "ratios": ratios})
 
 

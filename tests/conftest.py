@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "the a of profit loss shares rise fall rises falls strong weak quarter results beat miss market bank oil good bad great "
     "terrible fine news deal court product manager says may not very slightly sharply . , ! ?"
 ).split()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from equipoise.errors import DataError, EquipoiseError, RecipeError
+from equipoise.errors import EquipoiseError, RecipeError
 
 app = typer.Typer(
     name="equipoise",
@@ -45,7 +45,9 @@ def _options(
 @app.command()
 def init(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A table: csv, tsv, jsonl or parquet.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write; - prints it.")] = Path("recipe.yaml"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The recipe to write; - prints it.")] = Path(
+        "recipe.yaml"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Replace a recipe that stands there.")] = False,
 ) -> None:
     """Look at a table and write a commented recipe for it.
@@ -172,7 +174,9 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A table, or - for one text a line on standard input.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A table, or - for one text a line on standard input.")
+    ],
     output: Annotated[
         str, typer.Option("-o", "--output", help="csv, tsv, jsonl or parquet; - writes jsonl to standard output.")
     ] = "-",
@@ -224,7 +228,9 @@ def balancers(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder; a run there is replaced.")] = Path("runs/demo"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run folder; a run there is replaced.")] = Path(
+        "runs/demo"
+    ),
     set_: Set = None,
 ) -> None:
     """Train the bundled encoder on the synthetic demo set, evaluate it and predict three sentences."""
@@ -236,11 +242,13 @@ def demo(
     from equipoise.report import predictions_table
 
     console = Console()
-    console.print("Demo: synthetic financial headlines and posts, three tasks on one text, balanced by DAO.", highlight=False)
+    console.print(
+        "Demo: synthetic financial headlines and posts, three tasks on one text, balanced by DAO.", highlight=False
+    )
     run = training.train(recipe_path(), overrides=set_ or [], output=output, overwrite=True)
     _print_run(run)
     found = load(run).predict(list(SENTENCES))
-    console.print(predictions_table(SENTENCES, {name: found[name].tolist() for name in found}))
+    console.print(predictions_table(SENTENCES, {str(name): found[name].tolist() for name in found.columns}))
     console.print(f'next: equipoise predict {run.folder} INPUT.csv -o OUTPUT.csv, or eq.load("{run.folder}") in Python',
                   highlight=False, soft_wrap=True)  # fmt: skip
 

@@ -109,6 +109,9 @@ class DataSettings(_Section):
     max_rejected: float = Field(
         default=0.05, ge=0, le=1, description="stop where at least this share of the rows cannot be used"
     )
+    max_train_rows: int | None = Field(
+        default=None, ge=1, description="train on a seeded sample of this many rows; null = all"
+    )
 
 
 class BalanceSettings(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +37,9 @@ def string_batch(table: Any, columns: Sequence[str], first_row: int, names: dict
             array = array.storage
         cells.append(_strings(array, column, names.get(column), errors))
     lines = list(range(first_row, first_row + table.num_rows))
-    return build_batch(columns, cells, lines, errors)
+    batches = table.combine_chunks().to_batches() if isinstance(table, pa.Table) else [table]
+    typed = batches[0].rename_columns(list(columns)) if len(batches) == 1 else None
+    return replace(build_batch(columns, cells, lines, errors), typed=typed)
 
 
 def _strings(array: Any, column: str, names: list[str] | None, errors: dict[int, str]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -72,6 +73,7 @@ def _columns(file: TextIO, name: str, needed: Sequence[str]) -> list[str]:
 
 def _batches(file: TextIO, columns: list[str], batch_rows: int) -> Iterator[RowBatch]:
     cells: list[list[str | None]] = [[] for _ in columns]
+    records: list[dict[str, Any]] = []
     lines: list[int] = []
     errors: dict[int, str] = {}
     characters = 0
@@ -84,13 +86,14 @@ def _batches(file: TextIO, columns: list[str], batch_rows: int) -> Iterator[RowB
             value = {}
         for column, values in zip(columns, cells, strict=True):
             values.append(_cell(value.get(column)))
+        records.append(value)
         lines.append(number)
         characters += len(line)
         if len(lines) >= batch_rows or characters >= BATCH_CHARACTERS:
-            yield build_batch(columns, cells, lines, errors)
-            cells, lines, errors, characters = [[] for _ in columns], [], {}, 0
+            yield replace(build_batch(columns, cells, lines, errors), records=records)
+            cells, records, lines, errors, characters = [[] for _ in columns], [], [], {}, 0
     if lines:
-        yield build_batch(columns, cells, lines, errors)
+        yield replace(build_batch(columns, cells, lines, errors), records=records)
 
 
 def _refuse(constant: str) -> NoReturn:

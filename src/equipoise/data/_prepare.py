@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from equipoise.data._assign import assign
 from equipoise.data._leaks import DROPPED, SPLITS, find_leaks
 from equipoise.data._plan import TableSpec, fitting_order, plan, source_of
-from equipoise.data._raw import RawSplit, Source, label_field, read_sources
+from equipoise.data._raw import RawSplit, Source, label_field, raw_path, read_sources
 from equipoise.data._rejected import RejectedWriter
 from equipoise.data._split import Split, SplitWriter
 from equipoise.errors import DataError
@@ -81,36 +81,38 @@ def prepare(
     """
     sources = plan(tables, tasks, validation, test)
     by_class = next((name for name in tasks if tasks[name].type in _CLASS_LIKE and not source_of(tasks[name])), None)
-    with RejectedWriter(folder / "rejected.jsonl") as rejected:
-        raw, rows = read_sources(sources, list(tasks), folder, rejected)
-        rejected.check(sum(rows), max_rejected)
-        codes = {name: np.full(len(part.hashes), SPLITS.index(name), dtype=np.int8) for name, part in raw.items()}
-        shares = {"validation": _shares(tables, "validation", validation), "test": _shares(tables, "test", test)}
-        if any(share.any() for share in shares.values()):
-            codes["train"] = _deal(raw["train"], by_class, shares, seed)
-        leaks = find_leaks(raw, codes, sources, rejected, drop=drop_leaks)
-        sampled_out = _sample(codes["train"], max_train_rows, seed)
-        wanted = [name for name in SPLITS if name in raw or (name in shares and shares[name].any())]
-        _check_not_empty({name: _count(codes, name) for name in wanted}, "before its labels are read")
-        fitted = _fit(tasks, raw["train"].table, codes["train"] == 0)
-        splits = {name: _encode(name, raw, codes, fitted, sources, folder, rejected) for name in wanted}
-        rejected.check(sum(rows), max_rejected)
-        kept = raw["train"].hashes[codes["train"] == 0]
-        report: dict[str, Any] = {
-            "files": [
-                {"file": source.path, "split": source.split, "rows": count}
-                for source, count in zip(sources, rows, strict=True)
-            ],
-            "rows_read": sum(rows),
-            "rows_rejected": rejected.total,
-            "stratified_by": by_class if any(share.any() for share in shares.values()) else None,
-            "rejected": rejected.report(),
-            "leaks": leaks,
-            "sampled_out": sampled_out,
-            "duplicates": {"train": len(kept) - len(np.unique(kept))},
-        }
-    for part in raw.values():
-        part.path.unlink()
+    try:
+        with RejectedWriter(folder / "rejected.jsonl") as rejected:
+            raw, rows = read_sources(sources, list(tasks), folder, rejected)
+            rejected.check(sum(rows), max_rejected)
+            codes = {name: np.full(len(part.hashes), SPLITS.index(name), dtype=np.int8) for name, part in raw.items()}
+            shares = {"validation": _shares(tables, "validation", validation), "test": _shares(tables, "test", test)}
+            if any(share.any() for share in shares.values()):
+                codes["train"] = _deal(raw["train"], by_class, shares, seed)
+            leaks = find_leaks(raw, codes, sources, rejected, drop=drop_leaks)
+            sampled_out = _sample(codes["train"], max_train_rows, seed)
+            wanted = [name for name in SPLITS if name in raw or (name in shares and shares[name].any())]
+            _check_not_empty({name: _count(codes, name) for name in wanted}, "before its labels are read")
+            fitted = _fit(tasks, raw["train"].table, codes["train"] == 0)
+            splits = {name: _encode(name, raw, codes, fitted, sources, folder, rejected) for name in wanted}
+            rejected.check(sum(rows), max_rejected)
+            kept = raw["train"].hashes[codes["train"] == 0]
+            report: dict[str, Any] = {
+                "files": [
+                    {"file": source.path, "split": source.split, "rows": count}
+                    for source, count in zip(sources, rows, strict=True)
+                ],
+                "rows_read": sum(rows),
+                "rows_rejected": rejected.total,
+                "stratified_by": by_class if any(share.any() for share in shares.values()) else None,
+                "rejected": rejected.report(),
+                "leaks": leaks,
+                "sampled_out": sampled_out,
+                "duplicates": {"train": len(kept) - len(np.unique(kept))},
+            }
+    finally:
+        for name in SPLITS:
+            raw_path(folder, name).unlink(missing_ok=True)
     report["splits"] = {name: _summary(split, fitted) for name, split in splits.items()}
     report["warnings"] = _warnings(report)
     return Prepared(fitted, splits, report)

@@ -18,7 +18,7 @@ from equipoise.data._table import RowBatch, Table
 from equipoise.errors import DataError
 from equipoise.tasks._base import did_you_mean
 
-__all__ = ["RawSplit", "Source", "label_field", "read_sources"]
+__all__ = ["RawSplit", "Source", "label_field", "raw_path", "read_sources"]
 
 _NULL = pa.scalar(None, pa.string())
 _SHOWN_COLUMNS = 30
@@ -48,17 +48,20 @@ class RawSplit:
     Attributes:
         table: row, file, line, text, text_pair and `label/<task>` as strings; memory-mapped.
         hashes: `[rows]` of the normalised texts.
-        path: the file behind the table.
     """
 
     table: pa.Table
     hashes: Hashes
-    path: Path
 
 
 def label_field(task: str) -> str:
     """The raw column that holds a task's labels."""
     return f"label/{task}"
+
+
+def raw_path(folder: Path, split: str) -> Path:
+    """The file that holds a split's raw rows while the data is prepared."""
+    return folder / f"raw.{split}.arrow"
 
 
 def read_sources(
@@ -82,7 +85,7 @@ def read_sources(
     rows = [0] * len(sources)
     raw: dict[str, RawSplit] = {}
     for split in dict.fromkeys(source.split for source in sources):
-        path = folder / f"raw.{split}.arrow"
+        path = raw_path(folder, split)
         hashes: list[Hashes] = [np.empty(0, dtype=np.uint64)]
         with pa.ipc.new_file(str(path), schema) as writer:
             for index, (source, table) in enumerate(zip(sources, tables, strict=True)):
@@ -96,7 +99,7 @@ def read_sources(
                         pairs = sound.column("text_pair").to_pylist() if len(source.text) == 2 else None
                         hashes.append(text_hashes(sound.column("text").to_pylist(), pairs))
         with pa.memory_map(str(path)) as file:
-            raw[split] = RawSplit(pa.ipc.open_file(file).read_all(), np.concatenate(hashes), path)
+            raw[split] = RawSplit(pa.ipc.open_file(file).read_all(), np.concatenate(hashes))
     return raw, rows
 
 

@@ -34,11 +34,15 @@ class RowBatch:
         rows: every column as string or null, in the file's order. A row with an error keeps what could be read of it.
         lines: `[rows]` the line, from 1, in which each row starts (parquet and hub: the number of the row, from 1).
         errors: position in `rows` -> why that row is broken.
+        typed: the same rows with the types of the source (parquet and hub), for who writes them out again.
+        records: the same rows as the objects that stood there (JSON lines; `{}` for a broken one), likewise.
     """
 
     rows: pa.RecordBatch
     lines: list[int]
     errors: dict[int, str] = field(default_factory=dict)
+    typed: pa.RecordBatch | None = None
+    records: list[dict[str, Any]] | None = None
 
 
 class Table:

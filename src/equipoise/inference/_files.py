@@ -31,7 +31,23 @@ __all__ = ["OUTPUT_KINDS", "Counts", "predict_file", "predict_lines"]
 OUTPUT_KINDS = ("csv", "tsv", "jsonl", "parquet")
 ERROR_COLUMN = "error"
 
-Write = Callable[[pa.RecordBatch], None]
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows to write: as they came, and what is said about them."""
+
+    given: pa.RecordBatch
+    records: list[dict[str, Any]] | None  # as they stood in JSON lines; None for other sources
+    added: pa.RecordBatch
+
+    def table(self) -> pa.RecordBatch:
+        """All columns side by side."""
+        return pa.RecordBatch.from_arrays(
+            [*self.given.columns, *self.added.columns], schema=pa.schema([*self.given.schema, *self.added.schema])
+        )
+
+
+Write = Callable[[_Rows], None]
 
 
 @dataclass
@@ -76,15 +92,14 @@ def predict_file(
     with _open_output(str(output)) as write:
         for batch in table:
             texts = [batch.rows.column(batch.rows.schema.get_field_index(name)).to_pylist() for name in model.text]
-            write(_annotate(model, batch.original, texts, dict(batch.errors), names, counts))
+            added = _annotate(model, texts, dict(batch.errors), names, counts)
+            write(_Rows(batch.typed if batch.typed is not None else batch.rows, batch.records, added))
             if progress is not None:
                 progress(counts)
     return counts
 
 
-def predict_lines(
-    model: Model, lines: TextIO, output: str | Path, *, batch_rows: int = 256, keep_text: bool = True
-) -> Counts:
+def predict_lines(model: Model, lines: TextIO, output: str | Path, *, batch_rows: int = 256) -> Counts:
     """Predicts one text a line (a pair: two texts with a tab between) as they come, for pipes."""
     names = prediction_names(model, model.text)
     counts = Counts()
@@ -99,8 +114,10 @@ def predict_lines(
                     cells = [*cells, *[""] * len(model.text)][: len(model.text)]
                 for column, cell in zip(texts, cells, strict=True):
                     column.append(cell)
-            rows = pa.RecordBatch.from_arrays([pa.array(column, pa.string()) for column in texts], names=list(model.text))
-            write(_annotate(model, rows, texts, errors, names, counts))
+            rows = pa.RecordBatch.from_arrays(
+                [pa.array(column, pa.string()) for column in texts], names=list(model.text)
+            )
+            write(_Rows(rows, None, _annotate(model, texts, errors, names, counts)))
     return counts
 
 
@@ -120,7 +137,6 @@ def prediction_names(model: Model, columns: Sequence[str]) -> dict[str, str]:
 
 def _annotate(
     model: Model,
-    rows: pa.RecordBatch,
     texts: list[list[str | None]],
     errors: dict[int, str],
     names: dict[str, str],
@@ -135,18 +151,12 @@ def _annotate(
     found = model.read(model.outputs(*[[column[i] or "" for i in good] for column in texts]))
     places = np.full(count, -1, dtype=np.int64)
     places[good] = np.arange(len(good))
-    index = pa.array(places, mask=places < 0)
-    columns, fields = list(rows.columns), list(rows.schema)
-    for name, values in found.items():
-        array = pa.array(values.tolist() if values.dtype == object else values)
-        columns.append(array.take(index))
-        fields.append(pa.field(names[name], array.type if len(good) else _type_of(values)))
-        columns[-1] = columns[-1].cast(fields[-1].type)
-    columns.append(pa.array([errors.get(position) for position in range(count)], pa.string()))
-    fields.append(pa.field(names[ERROR_COLUMN], pa.string()))
+    index = pa.array(places, mask=places < 0)  # null where there is no prediction
+    columns = {names[name]: pa.array(values.tolist(), _type_of(values)).take(index) for name, values in found.items()}
+    columns[names[ERROR_COLUMN]] = pa.array([errors.get(position) for position in range(count)], pa.string())
     counts.rows += count
     counts.bad += len(errors)
-    return pa.RecordBatch.from_arrays(columns, schema=pa.schema(fields))
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def _type_of(values: np.ndarray[Any, Any]) -> pa.DataType:
@@ -181,15 +191,18 @@ def _open_output(output: str) -> Iterator[Write]:
             with _parquet_writer(temporary) as write:
                 yield write
             return
-        opened = gzip.open(temporary, "wb") if zipped else temporary.open("wb")
-        with opened as raw, io.TextIOWrapper(raw, encoding="utf-8", newline="") as text:  # type: ignore[type-var]
+        with (
+            gzip.open(temporary, "wb") if zipped else temporary.open("wb") as raw,
+            io.TextIOWrapper(raw, encoding="utf-8", newline="") as text,
+        ):
             yield _json_writer(text) if kind == "jsonl" else _csv_writer(text, "\t" if kind == "tsv" else ",")
 
 
 def _json_writer(file: TextIO) -> Write:
-    def write(batch: pa.RecordBatch) -> None:
-        for row in batch.to_pylist():
-            file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+    def write(rows: _Rows) -> None:
+        given = rows.records if rows.records is not None else rows.given.to_pylist()
+        for row, added in zip(given, rows.added.to_pylist(), strict=True):
+            file.write(json.dumps({**row, **added}, ensure_ascii=False, default=str) + "\n")
         file.flush()
 
     return write
@@ -199,8 +212,9 @@ def _csv_writer(file: TextIO, delimiter: str) -> Write:
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     started = False
 
-    def write(batch: pa.RecordBatch) -> None:
+    def write(rows: _Rows) -> None:
         nonlocal started
+        batch = rows.table()
         if not started:
             writer.writerow(batch.schema.names)
             started = True
@@ -211,7 +225,7 @@ def _csv_writer(file: TextIO, delimiter: str) -> Write:
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    values = column.to_pylist()
+    values: list[Any] = column.to_pylist()
     if pa.types.is_nested(column.type):
         return [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
     return values
@@ -221,8 +235,9 @@ def _cells(column: pa.Array) -> list[Any]:
 def _parquet_writer(path: Path) -> Iterator[Write]:
     writer: pq.ParquetWriter | None = None
 
-    def write(batch: pa.RecordBatch) -> None:
+    def write(rows: _Rows) -> None:
         nonlocal writer
+        batch = rows.table()
         if writer is None:
             writer = pq.ParquetWriter(path, batch.schema)
         writer.write_batch(batch)

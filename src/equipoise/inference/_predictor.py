@@ -33,7 +33,9 @@ class Model:
         text: the names of the text column, or of the two of a pair.
     """
 
-    def __init__(self, loaded: LoadedModel, *, device: str | torch.device | None = None, max_tokens: int = 8192) -> None:
+    def __init__(
+        self, loaded: LoadedModel, *, device: str | torch.device | None = None, max_tokens: int = 8192
+    ) -> None:
         self._loaded, self._max_tokens = loaded, max_tokens
         self.tasks: Mapping[str, Task] = loaded.sidecar.tasks
         self.text: tuple[str, ...] = loaded.sidecar.text
@@ -102,12 +104,12 @@ class Model:
         elif isinstance(texts, str):
             raise DataError("predict takes a list of texts, found one text. Write predict([text])")
         else:
-            rows = list(texts)
+            rows: list[Any] = list(texts)
             if wanted == 1:
                 columns = [rows]
             else:
                 for position, row in enumerate(rows):
-                    if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != wanted:
+                    if isinstance(row, str) or not isinstance(row, list | tuple) or len(row) != wanted:
                         raise DataError(
                             f"text {position}: the model was trained on pairs ({', '.join(self.text)}); found {row!r}"
                         )

@@ -98,7 +98,7 @@ class _Pooled:
         return MultiTaskOutput(logits=self.heads(shared), shared=shared)
 
 
-def model_class(config_class: Hashable, pooling: str) -> type[PreTrainedModel]:
+def model_class(config_class: Any, pooling: str) -> type[PreTrainedModel]:
     """The class of a multi-task model over a family of backbones.
 
     Args:
@@ -113,6 +113,7 @@ def model_class(config_class: Hashable, pooling: str) -> type[PreTrainedModel]:
 
 @lru_cache(maxsize=64)  # one class per family and pooling, as for any class that is written down
 def _model_class(config_class: Hashable, pooling: str) -> type[PreTrainedModel]:
+    assert isinstance(config_class, type)
     mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if pooling == "native" else MODEL_MAPPING
     if config_class not in mapping:
         raise RecipeError(
@@ -153,7 +154,8 @@ def representation(model: Any) -> Tensor:
     autocast), and no loss depends on a copy.
     """
     tap = model._tap
-    value, tap.value = tap.value, None
+    value: Tensor | None = tap.value
+    tap.value = None
     if value is None:
         raise RuntimeError("no forward pass has been made since the representation was last taken")
     return value

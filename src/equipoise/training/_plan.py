@@ -100,6 +100,7 @@ def make_plan(recipe: Recipe, folder: Path) -> Plan:
         seed=recipe.training.seed,
         drop_leaks=recipe.data.drop_leaks,
         max_rejected=recipe.data.max_rejected,
+        max_train_rows=recipe.data.max_train_rows,
         folder=folder,
     )
     if recipe.training.early_stopping and "validation" not in prepared.splits:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equipoise.balance import Balancer
@@ -56,6 +56,9 @@ class MultiTaskTrainer(Trainer):
         eval_max_tokens: tokens of one evaluation batch.
         callbacks: the user's.
     """
+
+    optimizer: torch.optim.Optimizer | None
+    control: TrainerControl
 
     # The balanced loss is a mean over the micro-batch; the Trainer divides it by the number of accumulated ones.
     loss_is_scaled_for_ga = False
@@ -195,7 +198,8 @@ class MultiTaskTrainer(Trainer):
         if own:
             built.append({"params": own, "lr": rate, "weight_decay": 0.0})
         cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
-        return cls(built, **kwargs)
+        optimizer: torch.optim.Optimizer = cls(built, **kwargs)
+        return optimizer
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
@@ -332,7 +336,7 @@ class MultiTaskTrainer(Trainer):
         """Whether a checkpoint's evaluations already met `patience`."""
         if self.patience is None or state["best_step"] is None:
             return False
-        return sum(e["step"] > state["best_step"] for e in state["evaluations"]) >= self.patience
+        return len([e for e in state["evaluations"] if e["step"] > state["best_step"]]) >= self.patience
 
     def restore(self, checkpoint: Path) -> None:
         """Puts a checkpoint's weights and evaluations in place without training on."""
