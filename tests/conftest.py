@@ -97,3 +97,45 @@ def shared_data() -> Path | None:
     """The folder of real labelled sets, or None where this machine has none."""
     folder = Path(os.environ.get("EQUIPOISE_DATA", Path(__file__).parents[2] / "shared" / "data"))
     return folder if folder.is_dir() else None
+
+
+def write_table(path: Path, rows: int = 120, seed: int = 0) -> Path:
+    """A table whose score and class can be learned from single words, with some labels missing."""
+    import csv
+    import random
+
+    rng = random.Random(seed)
+    good, bad = ["profit", "rise", "strong", "beat", "great"], ["loss", "fall", "weak", "miss", "terrible"]
+    topics = {"money": ["bank", "market", "oil"], "work": ["deal", "court", "manager"]}
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text", "score", "label", "topic"])
+        for number in range(rows):
+            plus, minus = rng.randint(0, 3), rng.randint(0, 3)
+            topic = rng.choice(sorted(topics))
+            words = (
+                rng.choices(good, k=plus) + rng.choices(bad, k=minus) + rng.choices(topics[topic], k=rng.randint(1, 9))
+            )
+            rng.shuffle(words)
+            score = (plus - minus) / 3
+            label = "positive" if score > 0.2 else "negative" if score < -0.2 else "neutral"
+            writer.writerow(
+                [number, " ".join(words), f"{score:.3f}" if number % 7 else "", label, topic if number % 5 else ""]
+            )
+    return path
+
+
+@pytest.fixture
+def tiny_recipe(tiny_backbone: Callable[[str], Path], tmp_path: Path) -> dict[str, Any]:
+    """A recipe for three tasks on a tiny backbone that trains in seconds."""
+    return {
+        "model": {"backbone": str(tiny_backbone("bert")), "max_length": 24},
+        "data": {"train": str(write_table(tmp_path / "table.csv")), "validation": 0.2, "test": 0.2},
+        "tasks": {
+            "polarity": {"type": "regression", "column": "score", "range": [-1, 1]},
+            "label": {"type": "classification"},
+            "topic": {"type": "classification"},
+        },
+        "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "precision": "fp32", "log_every_steps": 3},
+        "output": str(tmp_path / "run"),
+    }

@@ -7,18 +7,29 @@ folder, and may hold `${NAME}` or `${NAME:-default}` for an environment variable
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from equipoise.errors import EquipoiseError, RecipeError
+from equipoise import _recipe_yaml
+from equipoise._recipe_problems import check_balance, cross_check, explain, types_in
+from equipoise.errors import RecipeError
 from equipoise.tasks import TaskSettings, available, kind
-from equipoise.tasks._base import did_you_mean
 
 __all__ = [
     "AdapterSettings",
@@ -36,7 +47,15 @@ __all__ = [
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # Python counts true as 1, so `batch_size: true` would go through.
+        if isinstance(value, bool) and types_in(cls.model_fields[str(info.field_name)].annotation) & {int, float}:
+            raise ValueError("input should be a number")
+        return value
 
 
 class AdapterSettings(_Section):
@@ -130,16 +149,6 @@ class BalanceSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _yaml_number(value: Any) -> Any:
-    # YAML 1.1 reads `1e-4` (no dot) as text; everyone who writes it means the number.
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
-
-
-Rate = Annotated[float, BeforeValidator(_yaml_number)]
-
-
 class TrainingSettings(_Section):
     """The optimisation."""
 
@@ -147,14 +156,16 @@ class TrainingSettings(_Section):
     max_steps: int | None = Field(default=None, ge=1, description="stop after this many updates; null = by epochs")
     batch_size: int = Field(default=32, ge=1, description="rows per device and step")
     accumulation: int = Field(default=1, ge=1, description="steps whose gradients are added up to one update")
-    learning_rate: Rate = Field(default=1.0e-4, gt=0, description="AdamW's rate at its highest")
-    head_learning_rate: Rate | None = Field(
+    learning_rate: float = Field(default=1.0e-4, gt=0, description="AdamW's rate at its highest")
+    head_learning_rate: float | None = Field(
         default=None, gt=0, description="the heads' own rate; null = ten times learning_rate"
     )
-    weight_decay: Rate = Field(default=0.01, ge=0, description="AdamW's decay; biases and norms are left out")
-    warmup: Rate = Field(default=0.1, ge=0, lt=1, description="share of the updates over which the rate rises")
+    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's decay; biases and norms are left out")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the updates over which the rate rises")
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="how the rate falls then")
-    max_grad_norm: Rate | None = Field(default=1.0, gt=0, description="gradients are clipped to it; null = no clipping")
+    max_grad_norm: float | None = Field(
+        default=1.0, gt=0, description="gradients are clipped to it; null = no clipping"
+    )
     seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto = bf16 where the device has it in hardware, else fp32"
@@ -218,14 +229,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         RecipeError: one message that lists every problem.
     """
     if isinstance(source, Mapping):
-        data, where, base = dict(source), "recipe", Path.cwd()
-        name = "run"
+        data, where, base, name = copy.deepcopy(dict(source)), "recipe", Path.cwd(), "run"
     else:
         path = Path(source)
         data, where, base, name = _read(path), str(path), path.resolve().parent, path.stem
     for override in overrides:
         _override(data, override)
-    data.setdefault("output", f"runs/{name}")
+    if data.get("output") is None:
+        data["output"] = f"runs/{name}"
     recipe = parse(data, where=where)
     return recipe.model_copy(update={"data": _resolve_paths(recipe.data, base)})
 
@@ -234,23 +245,38 @@ def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Checks a mapping; see `load`. Paths are left as they are."""
     problems: list[str] = []
     tasks = _parse_tasks(data.get("tasks"), problems)
+    # A section with nothing below it, or with comments only, is null in YAML.
+    given = {key: value for key, value in data.items() if value is not None}
     try:
         # A stand-in keeps the other sections' problems visible where the tasks are wrong.
-        recipe = Recipe.model_validate({**data, "tasks": tasks or {"-": TaskSettings(type="-")}})
+        recipe = Recipe.model_validate({**given, "tasks": tasks or {"-": TaskSettings(type="-")}})
     except ValidationError as error:
-        problems += _explain(error, Recipe)
+        problems += explain(error, Recipe)
     else:
-        problems += _cross_check(recipe) if not problems else []
-        problems += _check_balance(recipe)
+        problems += cross_check(recipe) if not problems else []
+        names = given["tasks"] if isinstance(given.get("tasks"), Mapping) else recipe.tasks
+        problems += check_balance(recipe.balance, [str(name) for name in names])
     if problems:
         head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError("\n  - ".join([head, *problems]))
     return recipe
 
 
-def dump(recipe: Recipe) -> str:
-    """The recipe as YAML with every default written out; `load` of it gives an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+def dump(recipe: Recipe, defaults: bool = True) -> str:
+    """The recipe as YAML; `load` of it gives an equal recipe.
+
+    Args:
+        recipe: a checked recipe.
+        defaults: write every default out. Without, only what differs from the defaults is written, and what a reader
+            looks for in any case: each task's type, the balancing method, the output.
+    """
+    data = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=not defaults)
+    data["tasks"] = {name: {"type": task.type} | data["tasks"][name] for name, task in recipe.tasks.items()}
+    data["balance"] = {"method": recipe.balance.method} | data.get("balance", {})
+    if recipe.model.adapter is not None:
+        data["model"]["adapter"] = {"type": recipe.model.adapter.type} | data["model"]["adapter"]
+    data["output"] = recipe.output  # its default is the recipe file's name
+    return _recipe_yaml.dump({name: data[name] for name in Recipe.model_fields if name in data})
 
 
 def schema() -> dict[str, Any]:
@@ -274,11 +300,10 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        data = _recipe_yaml.load(text)
+    except _recipe_yaml.YamlError as error:
+        line = f":{error.line}" if error.line else ""
+        raise RecipeError(f"{path}{line}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(
             f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}; found {data!r}"
@@ -292,9 +317,9 @@ def _override(data: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise RecipeError(f"--set {override}: expected KEY=VALUE, such as training.epochs=2")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {override}: the value is not valid YAML") from None
+        value = _recipe_yaml.load(text)
+    except _recipe_yaml.YamlError as error:
+        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
     node = data
     for part in parts[:-1]:
         child = node.get(part)
@@ -317,7 +342,9 @@ def _parse_tasks(raw: Any, problems: list[str]) -> dict[str, TaskSettings]:
             tasks[name] = value
             continue
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w -]*", name):
-            problems.append(f"{key}: a task's name is made of letters, digits, '_', '-' and spaces")
+            problems.append(
+                f"{key}: a task's name is text made of letters, digits, '_', '-' and spaces, found {name!r}"
+            )
         elif not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             problems.append(f"{key}.type: missing. Expected one of {', '.join(available())}")
         else:
@@ -326,142 +353,39 @@ def _parse_tasks(raw: Any, problems: list[str]) -> dict[str, TaskSettings]:
             except RecipeError as error:
                 problems.append(f"{key}.type: {error}")
             except ValidationError as error:
-                problems += _explain(error, kind(value["type"]).Settings, prefix=key)
+                problems += explain(error, kind(value["type"]).Settings, prefix=key)
     return tasks
 
 
-def _explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
-    lines = []
-    for item in error.errors(include_url=False):
-        loc = [str(part) for part in item["loc"] if not _is_union_branch(part)]
-        key = ".".join([prefix, *loc] if prefix else loc) or "recipe"
-        if item["type"] == "extra_forbidden":
-            valid = _keys_at(model, loc[:-1])
-            lines.append(f"{key}: unknown key.{did_you_mean(loc[-1], valid)} Valid keys: {', '.join(valid)}")
-        elif item["type"] == "missing":
-            lines.append(f"{key}: missing")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            found = (
-                ""
-                if isinstance(item["input"], Mapping) and item["type"] == "value_error"
-                else f", found {item['input']!r}"
-            )
-            hint = (
-                did_you_mean(str(item["input"]), re.findall(r"'([^']*)'", message))
-                if item["type"] == "literal_error"
-                else ""
-            )
-            lines.append(f"{key}: {message}{found}{'.' if hint else ''}{hint}")
-    return list(dict.fromkeys(lines))
-
-
-def _is_union_branch(part: Any) -> bool:
-    # pydantic names the branch of a union in an error's place: `data.train.list[TableSettings].0.path`
-    return isinstance(part, str) and (part in {"str", "float", "int", "bool"} or part.endswith("]"))
-
-
-def _keys_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    current = model
-    for part in loc:
-        if part.isdigit():
-            continue
-        field = current.model_fields.get(part)
-        found = [c for c in _models_in(field.annotation) if field is not None] if field else []
-        if not found:
-            break
-        current = found[0]
-    return [field.alias or name for name, field in current.model_fields.items()]
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for arg in getattr(annotation, "__args__", ()) for model in _models_in(arg)]
-
-
-def _cross_check(recipe: Recipe) -> list[str]:
-    problems = []
-    names = list(recipe.tasks)
-    for name, task in recipe.tasks.items():
-        source = getattr(task, "source", None)
-        if source is not None and (source not in recipe.tasks or recipe.tasks[source].type != "regression"):
-            scores = [n for n in names if recipe.tasks[n].type == "regression"]
-            problems.append(
-                f"tasks.{name}.from: '{source}' is not a regression task.{did_you_mean(source, scores)} "
-                f"Regression tasks: {', '.join(scores) or 'none'}"
-            )
-    if isinstance(recipe.data.train, list):
-        if not recipe.data.train:
-            problems.append("data.train: the list of tables is empty")
-        covered: set[str] = set()
-        for index, table in enumerate(recipe.data.train):
-            for name in table.tasks or names:
-                covered.add(name)
-                if name not in names:
-                    problems.append(
-                        f"data.train.{index}.tasks: no task '{name}'.{did_you_mean(name, names)} Tasks: {', '.join(names)}"
-                    )
-        problems += [
-            f"tasks.{name}: no table of data.train carries its labels" for name in names if name not in covered
-        ]
-    select = recipe.training.select
-    if select != "mean_rank":
-        task, _, metric = select.rpartition(".")
-        if task not in names or not metric:
-            choices = ["mean_rank", *(f"{n}.{kind(recipe.tasks[n].type).main_metric[0]}" for n in names)]
-            problems.append(
-                f"training.select: '{select}' is neither mean_rank nor TASK.METRIC.{did_you_mean(select, choices)} "
-                f"Such as {', '.join(choices)}"
-            )
-    if recipe.training.early_stopping and recipe.data.validation is None and isinstance(recipe.data.train, str):
-        problems.append("training.early_stopping: needs data.validation, which is null")
-    if recipe.balance.shared == "adapter" and recipe.model.adapter is None:
-        problems.append("balance.shared: 'adapter' needs model.adapter, which is null")
-    return problems
-
-
-def _check_balance(recipe: Recipe) -> list[str]:
-    from equipoise import balance  # imports torch, so only where a recipe is really checked
-
-    try:
-        balance.create(recipe.balance.method, list(recipe.tasks), **recipe.balance.options)
-    except EquipoiseError as error:
-        return [f"balance: {error}"]
-    return []
-
-
 def _resolve_paths(data: DataSettings, base: Path) -> DataSettings:
-    def resolve(value: Any) -> Any:
-        if not isinstance(value, str) or value.startswith("hub:"):
+    def resolve(key: str, value: Any) -> Any:
+        if not isinstance(value, str):
             return value
-        expanded = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", _environment, value)
-        return str((base / Path(expanded).expanduser()).resolve())
+        expanded = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", partial(_environment, key), value)
+        return expanded if expanded.startswith("hub:") else str((base / Path(expanded).expanduser()).resolve())
 
-    update: dict[str, Any] = {"validation": resolve(data.validation), "test": resolve(data.test)}
-    if isinstance(data.train, str):
-        update["train"] = resolve(data.train)
-    else:
+    update: dict[str, Any] = {
+        key: resolve(f"data.{key}", getattr(data, key)) for key in ("train", "validation", "test")
+    }
+    if not isinstance(data.train, str):
         update["train"] = [
             table.model_copy(
                 update={
-                    "path": resolve(table.path),
-                    "validation": resolve(table.validation),
-                    "test": resolve(table.test),
+                    key: resolve(f"data.train.{index}.{key}", getattr(table, key))
+                    for key in ("path", "validation", "test")
                 }
             )
-            for table in data.train
+            for index, table in enumerate(data.train)
         ]
     return data.model_copy(update=update)
 
 
-def _environment(match: re.Match[str]) -> str:
+def _environment(key: str, match: re.Match[str]) -> str:
     name, default = match.group(1), match.group(2)
     value = os.environ.get(name)
     if value:
-        # A relative value is meant from where the command runs, not from the recipe's folder.
-        return str(Path(value).resolve())
+        # A relative folder at the start is meant from where the command runs, not from the recipe's folder.
+        return value if match.start() > 0 or value.startswith("hub:") else str(Path(value).expanduser().resolve())
     if default is None:
-        raise RecipeError(f"environment variable {name} is not set. Set it, or write ${{{name}:-default}}")
+        raise RecipeError(f"{key}: environment variable {name} is not set. Set it, or write ${{{name}:-default}}")
     return default

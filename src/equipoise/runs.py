@@ -18,7 +18,22 @@ from typing import Any
 
 from equipoise.errors import RunError
 
-__all__ = ["Run", "atomic_path", "write_json", "write_text"]
+__all__ = ["Run", "atomic_path", "replace_folder", "write_json", "write_text"]
+
+#: Everything that may lie in a run folder beside hidden, temporary names.
+CONTENTS = {
+    "recipe.yaml",
+    "model",
+    "adapter",
+    "checkpoints",
+    "metrics.json",
+    "history.jsonl",
+    "predictions",
+    "rejected.jsonl",
+    "report.html",
+    "README.md",
+    "cache",
+}
 
 
 @contextlib.contextmanager
@@ -133,16 +148,23 @@ class Run:
     def history(self) -> list[dict[str, Any]]:
         """The lines of `history.jsonl`; a last line that a kill cut off is left out."""
         try:
-            text = self.history_file.read_text(encoding="utf-8")
+            data = self.history_file.read_bytes()
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RunError(f"{self.history_file} cannot be read: {error.strerror}") from None
+        # A whole line ends with a line feed; what stands behind the last one is cut off. Only line feeds count: a text
+        # may hold any of Unicode's other line ends.
+        whole = data.split(b"\n")[:-1]
         lines = []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(whole, 1):
             try:
-                lines.append(json.loads(line))
+                values = json.loads(line)
             except ValueError:
-                if number <= text.count("\n"):
-                    raise RunError(f"{self.history_file}:{number} is damaged") from None
+                values = None
+            if not isinstance(values, dict):
+                raise RunError(f"{self.history_file}:{number} is damaged") from None
+            lines.append(values)
         return lines
 
     @classmethod
@@ -177,16 +199,26 @@ class Run:
         run = cls(Path(folder))
         if run.folder.exists() and not run.folder.is_dir():
             raise RunError(f"output: '{folder}' is a file")
-        if run.folder.is_dir() and any(run.folder.iterdir()):
+        found = sorted(path.name for path in run.folder.iterdir()) if run.folder.is_dir() else []
+        if found:
             if not run.recipe_file.exists():
                 raise RunError(f"output: the folder '{folder}' is not empty and is no run. Choose another")
+            foreign = [name for name in found if name not in CONTENTS and not re.fullmatch(r"\..*\.(tmp|old)", name)]
+            if foreign:
+                # Someone's own folder with a recipe in it: its data must not go with `overwrite`.
+                raise RunError(
+                    f"output: the folder '{folder}' holds '{foreign[0]}', which is no part of a run. Choose another"
+                )
             if not overwrite:
                 raise RunError(
                     f"output: there is a run in '{folder}' already. Continue it with --resume, replace it with "
                     "--overwrite, or choose another folder with -o"
                 )
-            shutil.rmtree(run.folder)
         try:
+            if found:
+                # What a link points to is emptied, and the link stays.
+                shutil.rmtree(run.folder.resolve())
+                run.folder.resolve().mkdir()
             run.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"output: the folder '{folder}' cannot be made: {error.strerror}") from None
@@ -204,7 +236,7 @@ class Run:
     def truncate_history(self, step: int) -> None:
         """Drops lines after a step, so that a resumed run writes none twice."""
         if self.history_file.exists():
-            kept = [line for line in self.history if line["step"] <= step]
+            kept = [line for line in self.history if line.get("step", 0) <= step]
             write_text(self.history_file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
 
     def append_history(self, line: dict[str, Any]) -> None:

@@ -61,7 +61,12 @@ def modules_to_save(model: Any, missing: Iterable[str] = ()) -> list[str]:
         name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())
     ]
     inside = {name.rpartition(".")[0] for name in missing if name.startswith(f"{prefix}.")}
-    return outside + sorted(inside)
+    return outside + sorted(name for name in inside if not f"{name}.".startswith(_unread(model)))
+
+
+def _unread(model: Any) -> tuple[str, ...]:
+    # With a pooling of ours the backbone's own pooler is there, but nothing reads it: it would wait for gradients.
+    return () if model.pooling == "native" else (f"{model.base_model_prefix}.pooler.",)
 
 
 def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str] = ()) -> str:
@@ -71,8 +76,7 @@ def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str]
         RecipeError: a name in `targets` is no linear layer of the backbone.
     """
     prefix = model.base_model_prefix
-    unread = [f"{prefix}.pooler"] if model.pooling != "native" else []
-    skipped = tuple(f"{name}." for name in [*exclude, *unread])
+    skipped = (*(f"{name}." for name in exclude), *_unread(model))
     linear = [
         name
         for name, module in model.named_modules()

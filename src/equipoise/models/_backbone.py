@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from equipoise.errors import EquipoiseError, RecipeError
 
-__all__ = ["Backbone", "load_backbone", "locate", "quiet_loading"]
+__all__ = ["Backbone", "load_backbone", "load_tokenizer", "locate", "quiet_loading"]
 
 MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -48,7 +51,8 @@ class Backbone:
         positions = getattr(self.config, "max_position_embeddings", None)
         if positions:
             # RoBERTa and its kin count positions from the padding index on, and so hold two fewer than they say.
-            offset = self.config.pad_token_id + 1 if "roberta" in self.config.model_type else 0
+            kin = ("roberta", "camembert", "mpnet", "longformer", "xmod", "data2vec-text")
+            offset = self.config.pad_token_id + 1 if any(name in self.config.model_type for name in kin) else 0
             limits.append(positions - offset)
         limit = min(int(value) for value in limits)
         return limit if limit < 10**6 else None  # tokenizers write "no limit" as 1e30
@@ -98,17 +102,41 @@ def load_backbone(name: str, revision: str | None = None) -> Backbone:
     try:
         with quiet_loading():
             config = AutoConfig.from_pretrained(location, revision=revision)
-            tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
+            tokenizer = load_tokenizer(location, config, revision)
     except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
         raise RecipeError(
-            f"model.backbone: '{name}' cannot be loaded: {first} Expected 'minilm', a local folder with a model and its "
-            f"tokenizer, or a Hugging Face id (which needs the network, or a copy in the local cache)"
+            f"model.backbone: '{name}' cannot be loaded: {first_line(error)} Expected 'minilm', a local folder with a model "
+            f"and its tokenizer, or a Hugging Face id (which needs the network, or a copy in the local cache)"
         ) from error
     if not tokenizer.is_fast:
         raise RecipeError(f"model.backbone: '{name}' has no fast tokenizer (tokenizer.json), which Equipoise needs")
     _set_padding(config, tokenizer, name)
     return Backbone(name=name, location=location, revision=revision, config=config, tokenizer=tokenizer)
+
+
+def load_tokenizer(location: str, config: Any, revision: str | None = None) -> Any:
+    """The tokenizer in a folder or on the hub; it makes no token types where the model has no use for them."""
+    tokenizer = AutoTokenizer.from_pretrained(location, revision=revision)
+    if not _takes_token_types(config):
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    return tokenizer
+
+
+def _takes_token_types(config: Any) -> bool:
+    # Fast tokenizers make them by default. DistilBERT, ModernBERT and Llama refuse the argument; RoBERTa takes it, and
+    # then looks up type 1 of a pair in a table of one row.
+    types = getattr(config, "type_vocab_size", None)
+    mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    stock = (mapping if type(config) in mapping else MODEL_MAPPING).get(type(config), None)
+    stock = stock[0] if isinstance(stock, tuple) else stock
+    accepted = stock is None or "token_type_ids" in inspect.signature(stock.forward).parameters
+    return accepted and (types is None or types > 1)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says, with a full stop; the rest is for its developers."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".: ") + "."
 
 
 def _set_padding(config: Any, tokenizer: Any, name: str) -> None:
@@ -124,14 +152,20 @@ def _set_padding(config: Any, tokenizer: Any, name: str) -> None:
 
 @contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silences transformers' report that the new heads are not in the checkpoint, and its progress bars."""
+    """Silences transformers' report that the new heads are not in the checkpoint, its progress bars, and the hub's
+    note on every attempt without a network: the error says it once.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
+    hub.setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
+        hub.setLevel(level)
         transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()

@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from equipoise.errors import RecipeError, RunError
 from equipoise.models._adapter import add_lora, quantization_config, quiet_peft
-from equipoise.models._backbone import Backbone, load_backbone, quiet_loading
-from equipoise.models._multitask import model_class, output_layer, pack_labels, set_head_dropout, slices
+from equipoise.models._backbone import Backbone, first_line, load_backbone, load_tokenizer, quiet_loading
+from equipoise.models._multitask import (
+    freeze_unread,
+    model_class,
+    output_layer,
+    pack_labels,
+    set_head_dropout,
+    slices,
+)
 from equipoise.models._sidecar import Sidecar
 from equipoise.tasks import Task
 
@@ -24,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "build", "cut_task", "load_model", "native_pooling", "save_model", "save_tokenizer"]
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+#: What `from_pretrained` raises for weights that are absent, damaged, of another shape, or not safetensors.
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 
 def native_pooling(settings: ModelSettings) -> str:
@@ -58,25 +69,40 @@ def build(
     extra: dict[str, Any] = {}
     if settings.adapter is not None and settings.adapter.quantization is not None:
         extra["quantization_config"] = quantization_config()
-    with quiet_loading():
-        model, info = cls.from_pretrained(
-            backbone.location,
-            config=config,
-            revision=backbone.revision,
-            dtype=dtype,
-            ignore_mismatched_sizes=True,  # a checkpoint with a head of its own gives way to ours
-            output_loading_info=True,
-            use_safetensors=True,
-            **extra,
-        )
+    try:
+        with quiet_loading():
+            model, info = cls.from_pretrained(
+                backbone.location,
+                config=config,
+                revision=backbone.revision,
+                dtype=dtype,
+                ignore_mismatched_sizes=True,  # a checkpoint with a head of its own gives way to ours
+                output_loading_info=True,
+                use_safetensors=True,
+                **extra,
+            )
+    except LOADING_ERRORS as error:
+        raise RecipeError(
+            f"model.backbone: the weights of '{backbone.name}' cannot be loaded: {first_line(error)} They must be "
+            "safetensors"
+        ) from error
+    freeze_unread(model)
     if settings.adapter is not None:
         missing = {str(name) for name in info["missing_keys"]}
         model = add_lora(model, settings.adapter, missing)
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_activations(model)
         if settings.adapter is not None:
             model.enable_input_require_grads()
     return model
+
+
+def _checkpoint_activations(model: Any) -> None:
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the name from transformers 5.23 on
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def _configure(config: Any, tasks: Mapping[str, Task]) -> Any:
@@ -139,9 +165,12 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
     """
     sidecar = Sidecar.read(folder)
     adapter = (folder / ADAPTER_CONFIG).exists()
-    found = load_backbone(
-        str(folder.resolve()) if not adapter else sidecar.backbone, None if not adapter else sidecar.revision
-    )
+    try:
+        found = load_backbone(
+            str(folder.resolve()) if not adapter else sidecar.backbone, None if not adapter else sidecar.revision
+        )
+    except RecipeError as error:
+        raise RunError(f"{folder}: {error}") from error
     config = _configure(copy.deepcopy(found.config), sidecar.tasks) if adapter else found.config
     cls = model_class(type(config), sidecar.pooling)
     try:
@@ -151,18 +180,21 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
                 config=config,
                 revision=found.revision,
                 dtype=dtype,
+                ignore_mismatched_sizes=adapter,  # the backbone's own head; ours comes with the adapter
                 output_loading_info=True,
                 use_safetensors=True,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RunError(f"{folder}: the weights cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    except LOADING_ERRORS as error:
+        raise RunError(f"{folder}: the weights cannot be loaded: {first_line(error)}") from error
     if adapter:
         from peft import PeftModel
-        from transformers import AutoTokenizer
 
-        with quiet_peft():
-            model = PeftModel.from_pretrained(model, str(folder))
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        try:
+            with quiet_peft():
+                model = PeftModel.from_pretrained(model, str(folder))
+            tokenizer = load_tokenizer(str(folder), config)
+        except LOADING_ERRORS as error:
+            raise RunError(f"{folder}: the adapter cannot be loaded: {first_line(error)}") from error
     else:
         tokenizer = found.tokenizer
         missing = sorted(map(str, info["missing_keys"]))
@@ -175,7 +207,8 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
 def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
     """Writes one task as a stock checkpoint of its own: its rows of the output layer and nothing else.
 
-    Its logits are the task's columns of the whole model's, to the bit.
+    Its weights are the whole model's to the bit. Its logits are the task's columns of the whole model's up to the last
+    digit, since a matrix product of another width may add up in another order.
 
     Raises:
         RunError: no such task, an adapter that is not merged, or a pooling that no stock head has.

@@ -77,11 +77,7 @@ class _Pooled:
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         base_class = MODEL_MAPPING[type(config)]
-        backbone = base_class(config)
-        if getattr(backbone, "pooler", None) is not None:
-            # Kept so that the folder stays a whole backbone; nothing reads it, so it must not wait for gradients.
-            backbone.pooler.requires_grad_(False)
-        setattr(self, base_class.base_model_prefix, backbone)
+        setattr(self, base_class.base_model_prefix, base_class(config))
         self._tap = _Tap()
         self.dropout = nn.Dropout(_head_dropout(config))
         self.heads = nn.Linear(config.hidden_size, config.num_labels)
@@ -147,6 +143,16 @@ def output_layer(model: Any) -> nn.Linear:
     return found
 
 
+def freeze_unread(model: Any) -> None:
+    """Freezes a pooler that our pooling passes by, so that it does not wait for gradients in vain.
+
+    It is kept so that the folder stays a whole backbone. To be called after loading, which makes new parameters.
+    """
+    pooler = getattr(getattr(model, model.base_model_prefix), "pooler", None)
+    if model.pooling != "native" and pooler is not None:
+        pooler.requires_grad_(False)
+
+
 def representation(model: Any) -> Tensor:
     """The very tensor that the heads read in the latest forward pass, and from here on forgotten.
 
@@ -196,6 +202,8 @@ def _head_dropout(config: Any) -> float:
 def set_head_dropout(config: Any, dropout: float, pooling: str) -> None:
     """Sets the dropout before the heads, under whatever name the family has for it."""
     key = next((key for key in DROPOUT_KEYS if hasattr(config, key)), None)
+    if key is None and config.model_type in ("deberta", "deberta-v2"):
+        key = "cls_dropout"  # the model reads it, though its configuration does not declare it
     if key is None and pooling == "native":
         raise RecipeError(f"model.dropout: {type(config).__name__} has no dropout before its heads. Leave it null")
     setattr(config, key or "classifier_dropout", dropout)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from equipoise.errors import RunError
+from equipoise.errors import EquipoiseError, RunError
 from equipoise.models._multitask import slices
+from equipoise.models._pooling import POOLINGS
 from equipoise.tasks import Task, from_dict
 
 __all__ = ["SIDECAR", "Sidecar"]
@@ -80,6 +81,7 @@ class Sidecar:
                 f"{'Install a newer Equipoise' if isinstance(version, int) and version > FORMAT_VERSION else 'It is damaged'}"
             )
         try:
+            _check(data)
             tasks = {item["name"]: from_dict(item) for item in data["tasks"]}
             spans = [tuple(item["outputs"]) for item in data["tasks"]]
             sidecar = cls(
@@ -90,8 +92,24 @@ class Sidecar:
                 backbone=data["backbone"],
                 revision=data["revision"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except EquipoiseError as error:
+            raise RunError(f"{path}: {error}") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(f"{path} is damaged: {type(error).__name__}: {error}") from None
         if spans != [(s.start, s.stop) for s in slices(tasks).values()]:
             raise RunError(f"{path} is damaged: the tasks' outputs {spans} do not match their labels")
         return sidecar
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    text, length = data["text"], data["max_length"]
+    if not isinstance(text, list) or len(text) not in (1, 2) or not all(isinstance(name, str) for name in text):
+        raise ValueError(f"text is {text!r}")
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"max_length is {length!r}")
+    if data["pooling"] not in ("native", *POOLINGS):
+        raise ValueError(f"pooling is {data['pooling']!r}")
+    if not isinstance(data["backbone"], str) or not isinstance(data["revision"], str | None):
+        raise ValueError(f"backbone is {data['backbone']!r}, revision {data['revision']!r}")
+    if not data["tasks"] or len({item["name"] for item in data["tasks"]}) < len(data["tasks"]):
+        raise ValueError("it names no task, or one twice")

@@ -16,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from accelerate import PartialState
 from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from equipoise import recipe as recipes
 from equipoise.balance import create
-from equipoise.errors import RunError
+from equipoise.errors import RecipeError, RunError
 from equipoise.evaluation import baselines
 from equipoise.models import LoadedModel, forward_all, load_model, save_model, slices
 from equipoise.recipe import Recipe
@@ -77,8 +78,12 @@ def train(
     settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
     if output is not None:
         settings = settings.model_copy(update={"output": str(output)})
-    run = Run.create(settings.output, overwrite=overwrite)
-    write_text(run.recipe_file, recipes.dump(settings))
+    state = _processes()
+    run = Run(Path(settings.output))
+    with state.main_process_first():
+        if state.is_main_process:
+            Run.create(run.folder, overwrite=overwrite)
+            write_text(run.recipe_file, recipes.dump(settings))
     return _train(settings, run, None, progress, callbacks)
 
 
@@ -100,42 +105,71 @@ def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[Tra
 def _train(
     recipe: Recipe, run: Run, checkpoint: Path | None, progress: bool, callbacks: Sequence[TrainerCallback]
 ) -> Run:
-    console = Console(quiet=not progress, soft_wrap=True)
-    shutil.rmtree(run.cache_folder, ignore_errors=True)
-    run.cache_folder.mkdir()
+    state = _processes()
+    _check_processes(recipe, state.num_processes)
+    console = Console(quiet=not progress or not state.is_main_process, soft_wrap=True)
+    cache = run.cache_folder / str(state.process_index)  # each process reads the data for itself
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True)
     started = time.perf_counter()
     try:
-        plan = make_plan(recipe, run.cache_folder)
+        plan = make_plan(recipe, cache)
     finally:
-        if (run.cache_folder / "rejected.jsonl").exists():
-            shutil.copyfile(run.cache_folder / "rejected.jsonl", run.rejected_file)
+        if state.is_main_process and (cache / "rejected.jsonl").exists():
+            shutil.copyfile(cache / "rejected.jsonl", run.rejected_file)
     for line in opening_lines(plan):
         console.print(line, highlight=False)
     with _quiet_transformers():
         trainer = build_trainer(plan, run, [ProgressCallback(plan.prepared.tasks, console), *callbacks])
         seconds = _optimise(trainer, run, checkpoint, console)
         best = trainer.load_best()
-        _save(trainer, plan, run)
-    if best is not None and best != trainer.state.global_step:
-        console.print(f"best evaluation: step {best} ({recipe.training.select}); its weights are kept", highlight=False)
+        if state.is_main_process:
+            _save(trainer, plan, run)
+    if state.is_main_process:
+        if best is not None and best != trainer.state.global_step:
+            console.print(
+                f"best evaluation: step {best} ({recipe.training.select}); its weights are kept", highlight=False
+            )
+        _finish(trainer, plan, run, seconds, best, started)
+    state.wait_for_everyone()
+    return run
+
+
+def _processes() -> PartialState:
+    """This process among its siblings: alone, or started by torchrun or `accelerate launch`."""
+    return PartialState(cpu=pick_device().type == "cpu")
+
+
+def _check_processes(recipe: Recipe, count: int) -> None:
+    needs = create(recipe.balance.method, list(recipe.tasks), **recipe.balance.options).requires
+    if count > 1 and needs:
+        raise RecipeError(
+            f"balance.method: {recipe.balance.method} measures {', '.join(sorted(needs))} of one process's rows, so {count} "
+            "processes would weigh the tasks differently. Use equal or fixed, or train in one process"
+        )
+
+
+def _finish(trainer: MultiTaskTrainer, plan: Plan, run: Run, seconds: float, best: int | None, started: float) -> None:
+    """Judges the model as it was saved, writes `metrics.json` and clears up."""
     loaded = load_model(run.model_folder)
     loaded.model.to(pick_device())
     metrics = evaluate_splits(loaded, plan, run)
+    about = plan.describe()
+    facts = _facts(trainer, plan, seconds, best) | {"total_seconds": round(time.perf_counter() - started, 2)}
     write_json(
         run.metrics_file,
         {
             "format_version": METRICS_VERSION,
             **metrics,
-            "training": _facts(trainer, plan, seconds, best)
-            | {"total_seconds": round(time.perf_counter() - started, 2)},
-            **{key: plan.describe()[key] for key in ("data", "tokens")},
+            "training": facts,
+            "data": about["data"],
+            "tokens": about["tokens"],
             "versions": _versions(),
         },
     )
-    shutil.rmtree(run.cache_folder)
-    if not recipe.training.keep_checkpoints:
+    shutil.rmtree(run.cache_folder, ignore_errors=True)
+    if not plan.recipe.training.keep_checkpoints:
         shutil.rmtree(run.checkpoint_folder, ignore_errors=True)
-    return run
 
 
 def opening_lines(plan: Plan) -> list[str]:
@@ -235,7 +269,8 @@ def _optimise(trainer: MultiTaskTrainer, run: Run, checkpoint: Path | None, cons
         console.print(f"continuing from step {step}", highlight=False)
     else:
         step = -1
-    run.truncate_history(step)
+    if trainer.is_world_process_zero():
+        run.truncate_history(step)
     try:
         if checkpoint is not None and trainer.stopped_early(json.loads((checkpoint / STATE_FILE).read_text())):
             trainer.restore(checkpoint)

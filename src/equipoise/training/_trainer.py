@@ -23,9 +23,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from equipoise.balance import Balancer
 from equipoise.data import Collator, LengthGroupedSampler, ShuffleSampler
 from equipoise.errors import BalanceError, RunError
-from equipoise.models import Sidecar, autocast_free, forward_all, output_layer, representation, save_model, slices
+from equipoise.models import Sidecar, autocast_free, forward_all, representation, save_model, slices
 from equipoise.runs import Run, replace_folder, write_json
 from equipoise.tasks import Task
+from equipoise.training._parameters import head_parameters, plain_model, shared_parameters
 from equipoise.training._selection import Selection
 
 __all__ = ["MultiTaskTrainer"]
@@ -94,6 +95,7 @@ class MultiTaskTrainer(Trainer):
         self.rows_trained = 0  # by this process, since it started
         self._writing_to: str | None = None
         self._shared_parameters: list[nn.Parameter] | None = None
+        self._window: dict[str, Any] | None = None  # what a checkpoint had summed up since the last logged step
         super().__init__(
             model=model,
             args=args,
@@ -104,6 +106,14 @@ class MultiTaskTrainer(Trainer):
             callbacks=callbacks,
         )
         self.balancer.to(self.args.device)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._window is not None:
+            # The stock Trainer starts a new window when it resumes; the logged mean would miss what came before.
+            self._tr_loss += self._window["loss"]
+            self._globalstep_last_logged = self._window["since"]
+            self._window = None
+        super()._run_epoch(*args, **kwargs)
 
     # The step --------------------------------------------------------------------------------------------------------
 
@@ -137,7 +147,7 @@ class MultiTaskTrainer(Trainer):
         if "shared" not in self.balancer.requires:
             return None
         if self.measured_at == "representation":
-            return representation(_plain(_unwrapped(self)))
+            return representation(plain_model(_unwrapped(self)))
         if self._shared_parameters is None:
             self._shared_parameters = shared_parameters(self.accelerator.unwrap_model(self.model), self.measured_at)
         return self._shared_parameters
@@ -222,16 +232,16 @@ class MultiTaskTrainer(Trainer):
             if self.stopped_early({"best_step": self.best_step, "evaluations": self.evaluations}):
                 self.control.should_training_stop = True
             self.control.should_save = True
-            self.run.append_history(
-                {
-                    "step": self.state.global_step,
-                    "epoch": round(float(self.state.epoch or 0), 4),
-                    "split": "validation",
-                    "metrics": metrics,
-                    "best": self.best_step == self.state.global_step,
-                    "replaces": previous if previous != self.best_step else None,
-                }
-            )
+            line = {
+                "step": self.state.global_step,
+                "epoch": round(float(self.state.epoch or 0), 4),
+                "split": "validation",
+                "metrics": metrics,
+                "best": self.best_step == self.state.global_step,
+                "replaces": previous if previous != self.best_step else None,
+            }
+            if self.is_world_process_zero():
+                self.run.append_history(line)
         self.log(flat)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, flat)
         return flat
@@ -295,7 +305,12 @@ class MultiTaskTrainer(Trainer):
         if self.is_world_process_zero():
             state = {key: value.detach().cpu().contiguous() for key, value in self.balancer.state_dict().items()}
             save_file(state, partial / name / BALANCER_FILE)
-            write_json(partial / name / STATE_FILE, {"evaluations": self.evaluations, "best_step": self.best_step})
+            own = {
+                "evaluations": self.evaluations,
+                "best_step": self.best_step,
+                "window": {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged},
+            }
+            write_json(partial / name / STATE_FILE, own)
             replace_folder(partial / name, self.run.checkpoint_folder / name)
             shutil.rmtree(partial, ignore_errors=True)
             self._prune()
@@ -331,6 +346,7 @@ class MultiTaskTrainer(Trainer):
         self.balancer.to(self.args.device)
         saved = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         self.evaluations, self.best_step = saved["evaluations"], saved["best_step"]
+        self._window = saved["window"]
 
     def stopped_early(self, state: Mapping[str, Any]) -> bool:
         """Whether a checkpoint's evaluations already met `patience`."""
@@ -360,55 +376,6 @@ class MultiTaskTrainer(Trainer):
             )
         self._load_from_checkpoint(str(path))
         return self.best_step
-
-
-def head_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Everything between the backbone's tokens and the logits: the output layer, what stands before it, the pooler.
-
-    These are new, or (a pooler that was trained for another purpose) as good as new, and learn at a rate of their own.
-    """
-    plain = _plain(model)
-    backbone = getattr(plain, plain.base_model_prefix)
-    pooler = getattr(backbone, "pooler", None)
-    inside = {id(p) for p in backbone.parameters()}
-    own = {id(p) for p in pooler.parameters()} if pooler is not None else set()
-    return [p for p in plain.parameters() if id(p) not in inside or id(p) in own]
-
-
-def shared_parameters(model: nn.Module, measured_at: str) -> list[nn.Parameter]:
-    """The parameters behind a recipe's `balance.shared`.
-
-    Args:
-        model: a multi-task model or a peft model around one.
-        measured_at: `last_layer` (the backbone's last block), `adapter` (the trained parameters of the adapter) or
-            `all` (every trained parameter but the output layer's).
-    """
-    plain = _plain(model)
-    heads = {id(p) for p in output_layer(plain).parameters()}
-    trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in heads]
-    trained = [(n, p) for n, p in trained if "modules_to_save" not in n]
-    if measured_at == "adapter":
-        trained = [(n, p) for n, p in trained if "lora_" in n]
-    elif measured_at == "last_layer":
-        layers = _layers(plain)
-        last = {id(p) for p in layers[-1].parameters()}
-        trained = [(n, p) for n, p in trained if id(p) in last]
-    if not trained:
-        raise RunError(f"balance.shared: '{measured_at}' names no trained parameter of this model")
-    return [p for _, p in trained]
-
-
-def _layers(model: Any) -> nn.ModuleList:
-    """The backbone's blocks: the longest list of modules in it."""
-    lists = [m for m in getattr(model, model.base_model_prefix).modules() if isinstance(m, nn.ModuleList)]
-    if not lists:
-        raise RunError("balance.shared: last_layer: this backbone has no list of layers. Use representation or all")
-    return max(lists, key=len)
-
-
-def _plain(model: Any) -> Any:
-    """The multi-task model inside a peft model."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _unwrapped(trainer: Trainer) -> Any:
