@@ -7,6 +7,7 @@ folder, and may hold `${NAME}` or `${NAME:-default}` for an environment variable
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import re
@@ -254,8 +255,10 @@ def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         problems += explain(error, Recipe)
     else:
         problems += cross_check(recipe) if not problems else []
-        names = given["tasks"] if isinstance(given.get("tasks"), Mapping) else recipe.tasks
-        problems += check_balance(recipe.balance, [str(name) for name in names])
+    names = [str(name) for name in given["tasks"]] if isinstance(given.get("tasks"), Mapping) else []
+    with contextlib.suppress(ValidationError):  # told already
+        settings = BalanceSettings.model_validate(given.get("balance", {}))
+        problems += check_balance(settings, names) if names else []
     if problems:
         head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError("\n  - ".join([head, *problems]))
@@ -286,6 +289,7 @@ def schema() -> dict[str, Any]:
     for name in available():
         branch = kind(name).Settings.model_json_schema()
         result["$defs"].update(branch.pop("$defs", {}))
+        branch["required"] = sorted({"type", *branch.get("required", ())})  # else a task without one fits several
         branches.append(branch)
     result["properties"]["tasks"]["additionalProperties"] = {"oneOf": branches}
     result["$schema"] = "https://json-schema.org/draft/2020-12/schema"

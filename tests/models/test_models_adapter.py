@@ -76,6 +76,14 @@ def test_backbone_without_a_pooler_in_its_checkpoint(tiny_backbone, tmp_path, na
     round_trip(made, tmp_path)
 
 
+def test_whole_model_without_a_pooler_in_its_checkpoint(tiny_backbone, tmp_path):
+    made = make(without(tiny_backbone("bert"), tmp_path, "pooler"))
+    train_step(made)
+    save_model(made.model, made.tokenizer, made.sidecar, tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert torch.equal(logits_of(loaded.model, loaded.tokenizer), logits_of(made.model, made.tokenizer))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "last"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_adapter_with_our_pooling(tiny_backbone, tmp_path, name, pooling):

@@ -189,11 +189,12 @@ def test_output_shows_the_representation(tiny_backbone):
     assert outputs.shared.shape == (len(TEXTS), 32)
 
 
-@pytest.mark.parametrize("name", EITHER_SIDE)
-@pytest.mark.parametrize("pooling", ["native", *POOLINGS])
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    # The stock head of an encoder reads position 0, which must be a token.
+    [(name, p) for name in EITHER_SIDE for p in ["native", *POOLINGS] if name in DECODERS or p != "native"],
+)
 def test_padding_side_does_not_matter(tiny_backbone, name, pooling):
-    if pooling == "native" and name not in DECODERS:
-        pytest.skip("the stock head of an encoder reads position 0")
     made = make(tiny_backbone(name), pooling=pooling)
     right = logits_of(made.model, made.tokenizer, side="right")
     assert_close(logits_of(made.model, made.tokenizer, side="left"), right, rtol=1e-4, atol=1e-5)

@@ -77,7 +77,7 @@ class Model:
             {"targets": {}, **{key: np.asarray(encoded[key][i], dtype=np.int32) for key in encoded}}
             for i in range(len(texts))
         ]
-        lengths = [len(row["input_ids"]) for row in rows]
+        lengths = [len(ids) for ids in encoded["input_ids"]]
         return forward_all(self._loaded.model, rows, lengths, self._collate, max_tokens=self._max_tokens)
 
     def read(self, outputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:

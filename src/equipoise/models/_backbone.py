@@ -110,6 +110,10 @@ def load_backbone(name: str, revision: str | None = None) -> Backbone:
         ) from error
     if not tokenizer.is_fast:
         raise RecipeError(f"model.backbone: '{name}' has no fast tokenizer (tokenizer.json), which Equipoise needs")
+    if len(tokenizer) <= len(set(tokenizer.all_special_tokens)) + 2:
+        # What transformers makes up where a tokenizer's files are missing, special tokens and at most a blank or two:
+        # every word would be unknown.
+        raise RecipeError(f"model.backbone: '{name}' holds no tokenizer. Save the model's own beside it")
     _set_padding(config, tokenizer, name)
     return Backbone(name=name, location=location, revision=revision, config=config, tokenizer=tokenizer)
 

@@ -135,7 +135,8 @@ def save_model(
         state_dict: the gathered weights of a sharded model; None takes the model's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
+    with quiet_loading():
+        model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
     if (folder / ADAPTER_CONFIG).exists():
         (folder / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
     save_tokenizer(tokenizer, folder, sidecar.max_length)
@@ -234,5 +235,6 @@ def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
     kinds = {"classification": "single_label_classification", "multilabel": "multi_label_classification"}
     model.config.problem_type = kinds.get(sidecar.tasks[task].kind, "regression")
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    with quiet_loading():
+        model.save_pretrained(folder)
     save_tokenizer(loaded.tokenizer, folder, sidecar.max_length)
