@@ -15,7 +15,7 @@ from equipoise.tasks._base import did_you_mean
 if TYPE_CHECKING:
     from equipoise.recipe import BalanceSettings, Recipe
 
-__all__ = ["check_balance", "cross_check", "explain", "types_in"]
+__all__ = ["balance_options", "check_balance", "cross_check", "explain", "types_in"]
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -118,6 +118,11 @@ def cross_check(recipe: Recipe) -> list[str]:
                 f"training.select: '{select}' is neither mean_rank nor TASK.METRIC.{did_you_mean(select, choices)} "
                 f"Such as {', '.join(choices)}"
             )
+        elif metric not in (valid := kind(recipe.tasks[selected].type).selectable()):
+            problems.append(
+                f"training.select: {selected} has no metric '{metric}'.{did_you_mean(metric, list(valid))} "
+                f"It has {', '.join(valid)}"
+            )
     if recipe.training.early_stopping and recipe.data.validation is None and isinstance(recipe.data.train, str):
         problems.append("training.early_stopping: needs data.validation, which is null")
     if recipe.balance.shared == "adapter" and recipe.model.adapter is None:
@@ -157,3 +162,10 @@ def check_balance(settings: BalanceSettings, tasks: list[str]) -> list[str]:
     except (TypeError, ValueError, AttributeError) as error:
         return [f"balance: '{settings.method}' cannot be made with {settings.options}: {error}"]
     return []
+
+
+def balance_options(settings: BalanceSettings) -> dict[str, Any]:
+    """The method's own settings with every default written out, so that a later default changes no old run."""
+    from equipoise import balance
+
+    return {**balance.defaults_of(balance.available()[settings.method]), **settings.options}

@@ -6,7 +6,9 @@ Heavy imports happen inside the commands, so that `equipoise --help` answers at 
 from __future__ import annotations
 
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,18 +30,24 @@ Set = Annotated[
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
-@app.callback()
-def _options(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
-) -> None:
-    context.obj = {"debug": debug}
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from equipoise import __version__
 
         typer.echo(f"equipoise {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; goes with every command.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of every command; `main` has dealt with --debug before."""
 
 
 @app.command()
@@ -60,7 +68,7 @@ def init(
     if str(output) != "-" and output.exists() and not force:
         raise RecipeError(f"{output} exists. Replace it with --force, or choose another name with -o")
     shown = data if str(output) == "-" else _relative(data, output.parent)
-    text = recipe_text(guess(data), shown)
+    text = recipe_text(guess(data), shown, "recipe.yaml" if str(output) == "-" else output)
     if str(output) == "-":
         typer.echo(text, nl=False)
     else:
@@ -69,13 +77,13 @@ def init(
 
 
 def _relative(path: Path, folder: Path) -> Path:
-    import os
-
     return Path(os.path.relpath(path.resolve(), folder.resolve()))
 
 
 @app.command()
-def validate(recipe: Annotated[Path, typer.Argument(metavar="RECIPE")], set_: Set = None) -> None:
+def validate(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")], set_: Set = None
+) -> None:
     """Check a recipe and its data without training, and say what training would do."""
     import tempfile
 
@@ -92,7 +100,7 @@ def validate(recipe: Annotated[Path, typer.Argument(metavar="RECIPE")], set_: Se
 
 @app.command(name="recipe")
 def show_recipe(
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")] = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="With every default written out.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of recipes, for editors.")] = False,
     set_: Set = None,
@@ -111,7 +119,7 @@ def show_recipe(
 
 @app.command()
 def train(
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="A recipe, YAML.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue a run that stopped.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands there.")] = False,
@@ -119,7 +127,9 @@ def train(
 ) -> None:
     """Train one model on all tasks of a recipe, evaluate it, write a run folder.
 
-    Examples: equipoise train recipe.yaml --set training.epochs=2 / equipoise train --resume runs/reviews
+    Example: equipoise train recipe.yaml --set training.epochs=2
+
+    Example: equipoise train --resume runs/reviews
     """
     if (recipe is None) == (resume is None):
         raise RecipeError("train takes a RECIPE, or --resume RUN, and not both")
@@ -183,14 +193,18 @@ def predict(
 ) -> None:
     """Predict every row of a table: its order and columns are kept, prediction columns added.
 
-    Examples: equipoise predict runs/reviews new.csv -o scored.csv / head -5 texts.txt | equipoise predict runs/reviews -
+    Example: equipoise predict runs/reviews new.csv -o scored.csv
+
+    Example: head -5 texts.txt | equipoise predict runs/reviews -
     """
     from equipoise.inference import load, predict_file, predict_lines
 
     model = load(run)
     counts = predict_lines(model, sys.stdin, output) if source == "-" else predict_file(model, source, output)
     bad = f", {counts.bad} of them not predicted (see the column 'error')" if counts.bad else ""
-    typer.echo(f"{counts.rows} rows{bad}" + ("" if output == "-" else f" -> {output}"), err=True)
+    typer.echo(
+        f"{counts.rows} row{'s' * (counts.rows != 1)}{bad}" + ("" if output == "-" else f" -> {output}"), err=True
+    )
 
 
 @app.command()
@@ -233,7 +247,10 @@ def demo(
     ),
     set_: Set = None,
 ) -> None:
-    """Train the bundled encoder on the synthetic demo set, evaluate it and predict three sentences."""
+    """Train the bundled encoder on the synthetic demo set, evaluate it and predict three sentences.
+
+    Example: equipoise demo --set training.max_steps=20
+    """
     from rich.console import Console
 
     from equipoise import training
@@ -255,19 +272,23 @@ def demo(
 
 def main() -> None:
     """Runs the command line; an error of the user's is one line and exit code 2."""
-    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(standalone_mode=True)
-    except EquipoiseError as error:
+        code = app(arguments, standalone_mode=False)
+    except (EquipoiseError, typer.TyperException) as error:
         if debug:
-            raise
+            traceback.print_exc()
         typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped. A training run continues with: equipoise train --resume RUN", err=True)
         raise SystemExit(130) from None
     except BrokenPipeError:
+        # The reader of our output went away, which is its right; nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 __all__ = ["app", "main"]

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from equipoise import _recipe_yaml
-from equipoise._recipe_problems import check_balance, cross_check, explain, types_in
+from equipoise._recipe_problems import balance_options, check_balance, cross_check, explain, types_in
 from equipoise.errors import RecipeError
 from equipoise.tasks import TaskSettings, available, kind
 
@@ -184,9 +184,6 @@ class TrainingSettings(_Section):
         default=None, ge=1, description="resumable checkpoints in between; null = at every evaluation"
     )
     keep_checkpoints: bool = Field(default=False, description="keep them in the run folder when the run is finished")
-    on_nonfinite: Literal["stop"] = Field(
-        default="stop", description="a loss that is NaN or infinite stops the run; the last good checkpoint is kept"
-    )
     workers: int = Field(default=0, ge=0, description="processes that prepare batches; 0 = none beside the main one")
     compile: bool = Field(default=False, description="torch.compile the model")
     trackers: list[str] = Field(default_factory=list, description="tensorboard, wandb, mlflow, trackio: off by default")
@@ -239,7 +236,9 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     if data.get("output") is None:
         data["output"] = f"runs/{name}"
     recipe = parse(data, where=where)
-    return recipe.model_copy(update={"data": _resolve_paths(recipe.data, base)})
+    options = balance_options(recipe.balance)
+    balance = BalanceSettings(method=recipe.balance.method, shared=recipe.balance.shared, **options)
+    return recipe.model_copy(update={"data": _resolve_paths(recipe.data, base), "balance": balance})
 
 
 def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
@@ -275,7 +274,9 @@ def dump(recipe: Recipe, defaults: bool = True) -> str:
     """
     data = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=not defaults)
     data["tasks"] = {name: {"type": task.type} | data["tasks"][name] for name, task in recipe.tasks.items()}
-    data["balance"] = {"method": recipe.balance.method} | data.get("balance", {})
+    plain = {} if defaults else balance_options(BalanceSettings(method=recipe.balance.method))
+    kept = {key: value for key, value in data.get("balance", {}).items() if key not in plain or value != plain[key]}
+    data["balance"] = {"method": recipe.balance.method} | kept
     if recipe.model.adapter is not None:
         data["model"]["adapter"] = {"type": recipe.model.adapter.type} | data["model"]["adapter"]
     data["output"] = recipe.output  # its default is the recipe file's name

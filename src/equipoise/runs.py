@@ -209,7 +209,10 @@ class Run:
                 raise RunError(
                     f"output: the folder '{folder}' holds '{foreign[0]}', which is no part of a run. Choose another"
                 )
-            if not overwrite:
+            if found == ["recipe.yaml"]:
+                # Nothing but a recipe: more likely someone's own than what a run left.
+                raise RunError(f"output: the folder '{folder}' holds a recipe of yours, it seems. Choose another")
+            if not overwrite and run.started:
                 raise RunError(
                     f"output: there is a run in '{folder}' already. Continue it with --resume, replace it with "
                     "--overwrite, or choose another folder with -o"
@@ -223,6 +226,11 @@ class Run:
         except OSError as error:
             raise RunError(f"output: the folder '{folder}' cannot be made: {error.strerror}") from None
         return run
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was trained here that would be lost."""
+        return bool(self.checkpoints() or self.model_folder.exists() or self.history_file.exists())
 
     def checkpoints(self) -> list[Path]:
         """The whole checkpoints, oldest first."""

@@ -28,7 +28,7 @@ from equipoise.balance._data_weights import DataWeights
 from equipoise.balance._equal import Equal
 from equipoise.balance._fixed import Fixed
 from equipoise.balance._gradients import GradientStatistics, measure
-from equipoise.balance._registry import available, create, describe, register
+from equipoise.balance._registry import available, create, defaults_of, describe, register
 
 __all__ = [
     "DAO",
@@ -39,6 +39,7 @@ __all__ = [
     "GradientStatistics",
     "available",
     "create",
+    "defaults_of",
     "describe",
     "measure",
     "register",

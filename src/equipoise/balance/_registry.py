@@ -72,6 +72,12 @@ def settings_of(cls: type[Balancer]) -> list[str]:
     return [name for name in inspect.signature(cls).parameters if name != "tasks"]
 
 
+def defaults_of(cls: type[Balancer]) -> dict[str, object]:
+    """A method's settings that have a default, with it: what a resolved recipe writes out."""
+    found = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in found if p.name != "tasks" and p.default is not inspect.Parameter.empty}
+
+
 def create(name: str, task_names: Sequence[str], **settings: object) -> Balancer:
     """Builds a balancer from its name and settings, as a recipe's `balance` section gives them.
 

@@ -51,12 +51,13 @@ output: {output}            # the run folder
 """
 
 
-def recipe_text(guess: Guess, path: str | Path) -> str:
+def recipe_text(guess: Guess, path: str | Path, recipe: str | Path = "recipe.yaml") -> str:
     """Writes a guess as a YAML recipe with a comment on every choice.
 
     Args:
         guess: what the table seems to hold.
         path: the table, as the recipe shall name it.
+        recipe: the recipe's own name, for the command that its first lines tell.
     """
     stem = re.sub(r"[^\w-]+", "_", Path(str(path).removeprefix("hub:")).name.split(".")[0]) or "run"
     names: dict[str, str] = {}
@@ -67,7 +68,7 @@ def recipe_text(guess: Guess, path: str | Path) -> str:
     return _RECIPE.format(
         rows=guess.rows,
         name=_comment(Path(path).name),
-        this=f"{stem}.yaml",
+        this=_comment(str(recipe)),
         broken=f"# {guess.broken} of these rows cannot be read; training will list them.\n" if guess.broken else "",
         max_length=next((length for length in (64, 128, 256) if guess.words * 1.5 + 2 <= length), 512),
         words=guess.words,

@@ -68,6 +68,8 @@ class Task(ABC):
     Settings: ClassVar[type[TaskSettings]]
     #: The metric that model selection looks at, and whether more or less of it is better.
     main_metric: ClassVar[tuple[str, Literal["max", "min"]]]
+    #: Every metric that a run can be selected by, and whether more or less of it is better. Empty: only the main one.
+    directions: ClassVar[Mapping[str, Literal["max", "min"]]] = {}
 
     name: str
     column: str  # the column of the table that labels are read from (a derived task reads its source's)
@@ -161,6 +163,12 @@ class Task(ABC):
     @abstractmethod
     def summary(self, targets: Targets) -> dict[str, Any]:
         """What to show of one split's targets: class counts, or n, mean, standard deviation, least and greatest."""
+
+    @classmethod
+    def selectable(cls) -> dict[str, Literal["max", "min"]]:
+        """The metrics of this kind that `training.select` may name, with their direction."""
+        name, direction = cls.main_metric
+        return {name: direction, **cls.directions}
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:

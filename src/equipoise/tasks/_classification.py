@@ -135,6 +135,7 @@ class Classification(Task):
     Settings: ClassVar[type[TaskSettings]] = ClassificationSettings
     # Not accuracy: sentiment classes are uneven, and a model that always says the most frequent one is accurate.
     main_metric: ClassVar[tuple[str, Literal["max", "min"]]] = ("macro_f1", "max")
+    directions: ClassVar[Mapping[str, Literal["max", "min"]]] = {"accuracy": "max", "macro_f1": "max", "mcc": "max"}
 
     name: str
     column: str

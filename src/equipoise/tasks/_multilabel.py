@@ -72,6 +72,12 @@ class Multilabel(Task):
     Settings: ClassVar[type[TaskSettings]] = MultilabelSettings
     # Not micro-F1: a few frequent classes decide it, and rare emotions are what one looks for.
     main_metric: ClassVar[tuple[str, Literal["max", "min"]]] = ("macro_f1", "max")
+    directions: ClassVar[Mapping[str, Literal["max", "min"]]] = {
+        "micro_f1": "max",
+        "macro_f1": "max",
+        "average_precision": "max",
+        "subset_accuracy": "max",
+    }
 
     name: str
     column: str

@@ -63,6 +63,12 @@ class Ordinal(Task):
     Settings: ClassVar[type[TaskSettings]] = OrdinalSettings
     # Not the kappa: it has no meaning while a model still says one class only, and selection needs a number.
     main_metric: ClassVar[tuple[str, Literal["max", "min"]]] = ("mae", "min")
+    directions: ClassVar[Mapping[str, Literal["max", "min"]]] = {
+        "mae": "min",
+        "quadratic_kappa": "max",
+        "accuracy": "max",
+        "macro_f1": "max",
+    }
 
     name: str
     column: str

@@ -74,6 +74,14 @@ class Regression(Task):
     kind: ClassVar[str] = "regression"
     Settings: ClassVar[type[TaskSettings]] = RegressionSettings
     main_metric: ClassVar[tuple[str, Literal["max", "min"]]] = ("mse", "min")
+    directions: ClassVar[Mapping[str, Literal["max", "min"]]] = {
+        "mse": "min",
+        "mae": "min",
+        "r2": "max",
+        "pearson": "max",
+        "spearman": "max",
+        "ccc": "max",
+    }
 
     name: str
     column: str

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from equipoise.data import Prepared, TableSpec, TokenSplit, prepare, tokenise
 from equipoise.errors import RecipeError
 from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, trainable_parameters
 from equipoise.recipe import Recipe
+from equipoise.tasks._base import did_you_mean
 from equipoise.training._precision import choose_precision, pick_device
 
 __all__ = ["Plan", "make_plan"]
@@ -91,6 +92,12 @@ def make_plan(recipe: Recipe, folder: Path) -> Plan:
     precision = choose_precision(recipe.training.precision, device)
     if recipe.model.adapter is not None and recipe.model.adapter.quantization and device.type != "cuda":
         raise RecipeError("model.adapter.quantization: 4bit needs a GPU, and this machine has none. Set it to null")
+    known = [field.name for field in fields(TrainingArguments)]
+    for name in recipe.training.arguments:
+        if name not in known:
+            raise RecipeError(
+                f"training.arguments.{name}: transformers.TrainingArguments has no such field.{did_you_mean(name, known)}"
+            )
     backbone = load_backbone(recipe.model.backbone, recipe.model.revision)
     prepared = prepare(
         table_specs(recipe),

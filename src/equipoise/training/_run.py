@@ -97,7 +97,9 @@ def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[Tra
     if not run.recipe_file.is_file():
         raise RunError(f"there is no run in '{folder}' to continue")
     if run.metrics_file.exists():
-        raise RunError(f"the run in '{folder}' is finished. Train a new one, or replace it with --overwrite")
+        raise RunError(
+            f"the run in '{folder}' is finished. Train a new one, or replace it: equipoise train RECIPE --overwrite"
+        )
     checkpoints = run.checkpoints()
     return _train(recipes.load(run.recipe_file), run, checkpoints[-1] if checkpoints else None, progress, callbacks)
 

@@ -31,8 +31,10 @@ class Selection:
             self.criteria = [(name, *task.main_metric) for name, task in tasks.items()]
         else:
             name, _, metric = rule.rpartition(".")
-            main, direction = tasks[name].main_metric
-            self.criteria = [(name, metric, direction if metric == main else _direction(metric))]
+            directions = tasks[name].selectable()
+            if metric not in directions:
+                raise RecipeError(f"training.select: {name} has no metric '{metric}'. It has {', '.join(directions)}")
+            self.criteria = [(name, metric, directions[metric])]
 
     def scores(self, evaluations: Sequence[Mapping[str, Mapping[str, Any]]]) -> np.ndarray[Any, np.dtype[np.float64]]:
         """`[evaluations, criteria]`, less is better. A metric without meaning is worse than any number."""
@@ -40,9 +42,6 @@ class Selection:
         for column, (task, metric, direction) in enumerate(self.criteria):
             for row, evaluation in enumerate(evaluations):
                 found = evaluation.get(task, {})
-                if metric not in found and found:
-                    valid = ", ".join(k for k, v in found.items() if isinstance(v, int | float))
-                    raise RecipeError(f"training.select: {task} has no metric '{metric}'. It has {valid}")
                 value = found.get(metric)
                 table[row, column] = np.inf if value is None else value if direction == "min" else -value
         return table
@@ -65,10 +64,3 @@ class Selection:
             if not beaten.any() and not earlier_twin:
                 kept.append(row)
         return kept
-
-
-LESS_IS_BETTER = {"mse", "mae", "rmse", "loss", "log_loss", "calibration_error"}
-
-
-def _direction(metric: str) -> str:
-    return "min" if metric in LESS_IS_BETTER else "max"
