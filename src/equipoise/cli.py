@@ -279,7 +279,8 @@ def main() -> None:
     except (EquipoiseError, typer.TyperException) as error:
         if debug:
             traceback.print_exc()
-        typer.echo(f"error: {error}", err=True)
+        if str(error):  # without a command the help has been printed, and there is nothing to add
+            typer.echo(f"error: {error}", err=True)
         raise SystemExit(2) from None
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("stopped. A training run continues with: equipoise train --resume RUN", err=True)

@@ -227,3 +227,9 @@ def test_many_classes_are_not_all_listed():
     reason = fit(*[f"c{k:02}" for k in range(77)]).encode(column("x" * 500)).reasons[0]
     assert "c11 and 65 more" in reason
     assert len(reason) < 250
+
+
+def test_a_column_of_scores_is_not_taken_for_classes() -> None:
+    labels = pa.chunked_array([[str(i / 1000) for i in range(1001)]])
+    with pytest.raises(DataError, match=r"label: column 'label' holds 1001 different labels.*Is it a score"):
+        kind("classification").fit("label", kind("classification").Settings(type="classification"), labels)

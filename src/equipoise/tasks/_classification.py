@@ -111,6 +111,10 @@ def _check_weights(weights: Mapping[str, float], labels: list[str] | None) -> No
         raise ValueError(f"class_weights must name every class once, and differs from labels in {listed(odd)}")
 
 
+#: More classes than this are taken for a column of another kind, unless the recipe lists them.
+MAX_CLASSES = 1000
+
+
 @register
 @dataclass(frozen=True)
 class Classification(Task):
@@ -159,6 +163,11 @@ class Classification(Task):
             names = settings.labels
             if names is None:
                 names = in_order({_key(text, settings.casefold) for text in distinct(labels)[1]})
+                if len(names) > MAX_CLASSES:
+                    raise DataError(
+                        f"{name}: column '{settings.column or name}' holds {len(names)} different labels, such as "
+                        f"{quoted(names[0])}. Is it a score (type: regression) or a text? Set tasks.{name}.labels if not"
+                    )
             task = cls(name, settings.column or name, tuple(names), settings.casefold)
         encoded = task.encode(labels)
         counts = np.bincount(encoded.targets[~np.isnan(encoded.targets)].astype(np.int64), minlength=task.size)
