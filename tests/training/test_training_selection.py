@@ -41,6 +41,13 @@ def test_the_earlier_of_two_equals_wins() -> None:
     assert rule.best([evaluation(0.1, 0.5), evaluation(0.2, 0.6)]) == 0
 
 
+def test_a_tie_in_rank_is_broken_by_the_distance_from_each_best() -> None:
+    # mse gets worse, F1 better: every mean rank is 2. Distances: (0 + 1) / 2, (0.1 + 0.2) / 2, (1 + 0) / 2.
+    found = [evaluation(0.1, 0.5), evaluation(0.2, 0.9), evaluation(1.1, 1.0)]
+    assert Selection("mean_rank", tasks()).best(found) == 1
+    assert Selection("mean_rank", tasks()).best([*found, evaluation(None, 1.1)]) == 1
+
+
 def test_one_metric_goes_in_its_own_direction() -> None:
     found = [evaluation(0.3, 0.9), evaluation(0.1, 0.5)]
     assert Selection("score.mse", tasks()).best(found) == 1

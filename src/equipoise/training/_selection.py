@@ -18,7 +18,8 @@ class Selection:
     """The rule `training.select`: `mean_rank`, or one metric such as `polarity.mse`.
 
     `mean_rank` ranks all evaluations so far by each task's main metric (1 is the best, ties share their mean rank) and
-    takes the one with the lowest mean over the tasks: no task's scale matters. The earlier one wins a tie.
+    takes the one with the lowest mean over the tasks: no task's scale matters. Of equals it takes the one that is nearest
+    to every task's best (0 is a task's best evaluation, 1 its worst, the mean over the tasks counts), then the earlier.
 
     Args:
         rule: the recipe's `training.select`.
@@ -48,8 +49,14 @@ class Selection:
 
     def best(self, evaluations: Sequence[Mapping[str, Mapping[str, Any]]]) -> int:
         """The index of the best evaluation."""
-        ranks = rankdata(self.scores(evaluations), axis=0)
-        return int(ranks.mean(axis=1).argmin())
+        table = self.scores(evaluations)
+        ranks = rankdata(table, axis=0).mean(axis=1)
+        # Two tasks of which one rises while the other falls tie in rank throughout; how far each is from its best and
+        # worst evaluation so far tells them apart.
+        least, most = table.min(axis=0), np.where(np.isfinite(table), table, -np.inf).max(axis=0)
+        span = np.where(most > least, most - least, 1.0)
+        distance = np.where(np.isfinite(table), (table - least) / span, 2.0).mean(axis=1)
+        return int(np.lexsort((np.arange(len(table)), distance, ranks))[0])
 
     def candidates(self, evaluations: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[int]:
         """Evaluations that can still turn out best, whatever comes; the others' weights may be thrown away.
