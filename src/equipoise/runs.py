@@ -32,7 +32,6 @@ CONTENTS = {
     "rejected.jsonl",
     "report.html",
     "README.md",
-    "cache",
 }
 
 
@@ -129,8 +128,12 @@ class Run:
 
     @property
     def cache_folder(self) -> Path:
-        """Arrow files of the rows and tokens, while training. Gone when it is finished."""
-        return self.folder / "cache"
+        """Arrow files of the rows and tokens, while training; gone when it is finished.
+
+        It lies beside the folder, so that data can be checked before a run that stands there is replaced.
+        """
+        folder = self.folder.resolve()
+        return folder.with_name(f".{folder.name}.cache")
 
     def predictions_file(self, split: str) -> Path:
         """Row id, true, predicted, per-class probability."""
@@ -190,8 +193,8 @@ class Run:
         return run
 
     @classmethod
-    def create(cls, folder: str | Path, *, overwrite: bool = False) -> Run:
-        """An empty run folder.
+    def vacant(cls, folder: str | Path, *, overwrite: bool = False) -> Run:
+        """Checks that a run may be written to a folder, and changes nothing.
 
         Raises:
             RunError: something stands there already and `overwrite` is false, or it is not a run.
@@ -217,8 +220,18 @@ class Run:
                     f"output: there is a run in '{folder}' already. Continue it with --resume, replace it with "
                     "--overwrite, or choose another folder with -o"
                 )
+        return run
+
+    @classmethod
+    def create(cls, folder: str | Path, *, overwrite: bool = False) -> Run:
+        """An empty run folder; what `vacant` allows to be replaced is gone.
+
+        Raises:
+            RunError: as `vacant`, or the folder cannot be made.
+        """
+        run = cls.vacant(folder, overwrite=overwrite)
         try:
-            if found:
+            if run.folder.is_dir():
                 # What a link points to is emptied, and the link stays.
                 shutil.rmtree(run.folder.resolve())
                 run.folder.resolve().mkdir()

@@ -149,7 +149,7 @@ def test_pattern_names_linear_layers_of_the_backbone_alone(tiny_backbone, name):
 def test_quantization_without_its_package(monkeypatch):
     monkeypatch.setattr(adapter_module, "find_spec", lambda name: None)
     with pytest.raises(EquipoiseError, match=r"needs bitsandbytes: pip install \"equipoise\[quantization\]\""):
-        quantization_config()
+        quantization_config(None)
 
 
 def test_adapter_that_is_not_merged_cannot_be_cut(tiny_backbone, tmp_path):

@@ -41,6 +41,9 @@ class DAO(Balancer):
         floor: a norm counts as at least this share of the median norm, in [0, 1]; None for no floor. All tasks
             together push no harder than the weakest alone, so a task that is nearly solved slows the others down;
             the floor bounds by how much.
+        own_floor: a norm counts as at least this share of the task's own mean norm so far, in [0, 1]; None for no such
+            floor. `floor` compares tasks with each other, so it also takes back part of the balance between tasks in
+            unlike units; `own_floor` compares a task with its past, so it acts only when a task is nearly solved.
         data_weights: `"inverse_frequency"`, `"density"`, `"entropy"`, a mapping of task to one of them, or None.
             See `DataWeights` for their definitions.
         data_exponent: how strongly rare labels are raised, from 0 (not at all) to 1 (by the full inverse).
@@ -63,7 +66,7 @@ class DAO(Balancer):
 
     Note:
         The paper gives lambda for two tasks. Ours: any number of tasks, where the gradient is measured, `scale`,
-        `smoothing`, `every`, `epsilon`, `floor`, `double_batch` and the form of w. A task whose gradient is zero, or
+        `smoothing`, `every`, `epsilon`, `floor`, `own_floor`, `double_batch` and the form of w. A task whose gradient is zero, or
         that was never seen, is left out of the sum (else it would take all the weight and stop the others) and gets
         the weight that the median norm would have; `scale="tasks"` then counts the tasks that are in the sum. Without
         any norm, the weights are equal.
@@ -75,14 +78,14 @@ class DAO(Balancer):
     needs = "shared; targets and per-example losses with data weights"
     cost = "one walk back through each head at a representation; one backward a task at parameters"
     state = "norm of each task; label shares with data weights"
-    ours = (
-        "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, double_batch"
-    )
+    ours = "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, own_floor, double_batch"
 
     requires = frozenset({"shared"})
 
     norms: Tensor  # [tasks], running norm; 0 before a task was first seen
     active: Tensor  # [tasks] bool, whether the last measurement was above zero
+    mean_norms: Tensor  # [tasks], mean of all measurements above zero
+    measured: Tensor  # [tasks] int64, how many those were
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class DAO(Balancer):
         scale: Scale = "tasks",
         epsilon: float = 1e-8,
         floor: float | None = None,
+        own_floor: float | None = None,
         data_weights: str | Mapping[str, str | None] | None = None,
         data_exponent: float = 0.5,
         data_smoothing: float = 0.9,
@@ -105,13 +109,18 @@ class DAO(Balancer):
             raise BalanceError(f"epsilon must lie in [0, 1), found {epsilon!r}")
         if floor is not None and not 0 <= floor <= 1:
             raise BalanceError(f"floor must lie in [0, 1] or be None, found {floor!r}")
+        if own_floor is not None and not 0 <= own_floor <= 1:
+            raise BalanceError(f"own_floor must lie in [0, 1] or be None, found {own_floor!r}")
         super().__init__(
             tasks=tasks, on_nonfinite=on_nonfinite, monitor=True, monitor_every=every, double_batch=double_batch
         )
-        self.smoothing, self.every, self.epsilon, self.floor = smoothing, every, epsilon, floor
+        self.smoothing, self.every, self.epsilon = smoothing, every, epsilon
+        self.floor, self.own_floor = floor, own_floor
         self.scale = choice("scale", scale, ("tasks", "one"))
         self.add_task_buffer("norms")
         self.add_task_buffer("active", dtype=torch.bool)
+        self.add_task_buffer("mean_norms")
+        self.add_task_buffer("measured", dtype=torch.int64)
         self.data: DataWeights | None = None
         if data_weights is not None:
             self.data = DataWeights(data_weights, tasks=tasks, exponent=data_exponent, smoothing=data_smoothing)
@@ -140,6 +149,8 @@ class DAO(Balancer):
     def weigh(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> Tensor:
         """Returns lambda, `[tasks]`."""
         norms, active = self._updated(statistics)
+        if self.own_floor is not None:
+            norms = torch.maximum(norms, self.own_floor * self.mean_norms)
         return inverse_norm_weights(norms, active, floor=self.floor, scale=self.scale)
 
     def observe(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> None:
@@ -147,10 +158,23 @@ class DAO(Balancer):
         norms, active = self._updated(statistics)
         self.norms.copy_(norms)
         self.active.copy_(active)
+        if statistics is not None:
+            seen = statistics.present & active
+            self.measured += seen
+            step = (statistics.norms.to(self.norms) - self.mean_norms) / self.measured.clamp(min=1)
+            self.mean_norms += step.where(seen, 0)
 
     def extra_repr(self) -> str:
         """Shows the tasks and the settings that differ from the defaults."""
-        plain = {"smoothing": None, "every": 1, "scale": "tasks", "epsilon": 1e-8, "floor": None, "double_batch": False}
+        plain = {
+            "smoothing": None,
+            "every": 1,
+            "scale": "tasks",
+            "epsilon": 1e-8,
+            "floor": None,
+            "own_floor": None,
+            "double_batch": False,
+        }
         changed = [f"{name}={getattr(self, name)!r}" for name, value in plain.items() if getattr(self, name) != value]
         return ", ".join([super().extra_repr(), *changed])
 

@@ -43,7 +43,11 @@ def add_lora(model: Any, settings: AdapterSettings, missing: Iterable[str]) -> A
         modules_to_save=save,
     )
     with quiet_peft():
-        return get_peft_model(model, config)
+        wrapped = get_peft_model(model, config)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # what trains needs its last digits, whatever the backbone is in
+    return wrapped
 
 
 @contextlib.contextmanager
@@ -94,8 +98,12 @@ def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str]
     return "|".join(patterns)
 
 
-def quantization_config() -> Any:
-    """4-bit loading (NF4, double quantisation, bf16 arithmetic) for `from_pretrained`."""
+def quantization_config(skeleton: Any) -> Any:
+    """4-bit loading (NF4, double quantisation, bf16 arithmetic) for `from_pretrained`.
+
+    Args:
+        skeleton: the model without weights: what stands outside its backbone is trained whole, so it is not quantised.
+    """
     if find_spec("bitsandbytes") is None:
         raise EquipoiseError('model.adapter.quantization needs bitsandbytes: pip install "equipoise[quantization]"')
     import torch
@@ -106,4 +114,5 @@ def quantization_config() -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=modules_to_save(skeleton),
     )

@@ -68,7 +68,8 @@ def build(
     cls = model_class(type(config), pooling)
     extra: dict[str, Any] = {}
     if settings.adapter is not None and settings.adapter.quantization is not None:
-        extra["quantization_config"] = quantization_config()
+        with torch.device("meta"):
+            extra["quantization_config"] = quantization_config(cls(config))
     try:
         with quiet_loading():
             model, info = cls.from_pretrained(

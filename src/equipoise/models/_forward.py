@@ -33,7 +33,6 @@ def forward_all(
     collate: Callable[[list[Any]], dict[str, Any]],
     *,
     max_tokens: int = 8192,
-    dtype: torch.dtype | None = None,
 ) -> NDArray[np.float32]:
     """Logits of all rows, `[rows, outputs]` float32, in the rows' order.
 
@@ -43,7 +42,6 @@ def forward_all(
         lengths: tokens of each row.
         collate: rows -> a batch for the model; its `targets` are not needed.
         max_tokens: of one batch, padding included.
-        dtype: autocast to this type; None runs as the weights are.
     """
     training = model.training
     model.eval()
@@ -55,8 +53,7 @@ def forward_all(
             items = rows.__getitems__(wanted) if hasattr(rows, "__getitems__") else [rows[index] for index in wanted]
             batch = collate(items)
             batch.pop("targets", None)
-            with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-                logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             if outputs is None:
                 outputs = np.empty((len(lengths), logits.shape[1]), dtype=np.float32)
             outputs[indices] = logits.float().cpu().numpy()

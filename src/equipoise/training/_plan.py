@@ -33,6 +33,7 @@ class Plan:
         model: the model, on the processor.
         precision: `fp32`, `bf16` or `fp16`, and why.
         steps: updates in all.
+        rejected_file: the rows that cannot be used.
     """
 
     recipe: Recipe
@@ -42,11 +43,12 @@ class Plan:
     model: Any
     precision: tuple[str, str]
     steps: int
+    rejected_file: Path
 
     @property
     def sidecar(self) -> Sidecar:
         """What is saved beside the model."""
-        text = self.recipe.data.text
+        text = table_specs(self.recipe)[0].text  # of several tables, the first one's names are the model's
         return Sidecar(
             tasks=self.prepared.tasks,
             pooling=native_pooling(self.recipe.model),
@@ -120,7 +122,16 @@ def make_plan(recipe: Recipe, folder: Path) -> Plan:
         name: tokenise(split, backbone.tokenizer, max_length=recipe.model.max_length, folder=folder, name=name)
         for name, split in prepared.splits.items()
     }
-    return Plan(recipe, backbone, prepared, tokens, model, precision, _steps(recipe, len(tokens["train"])))
+    return Plan(
+        recipe,
+        backbone,
+        prepared,
+        tokens,
+        model,
+        precision,
+        _steps(recipe, len(tokens["train"])),
+        folder / "rejected.jsonl",
+    )
 
 
 def table_specs(recipe: Recipe) -> list[TableSpec]:

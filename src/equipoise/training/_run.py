@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import resource
 import shutil
@@ -13,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -32,7 +32,7 @@ from equipoise.training._plan import Plan, make_plan
 from equipoise.training._precision import pick_device
 from equipoise.training._progress import ProgressCallback
 from equipoise.training._selection import Selection
-from equipoise.training._trainer import STATE_FILE, MultiTaskTrainer
+from equipoise.training._trainer import RESUMABLE_FILES, MultiTaskTrainer
 
 __all__ = ["resume", "train"]
 
@@ -75,16 +75,25 @@ def train(
     Raises:
         EquipoiseError: the recipe, the data or the folder cannot be used, or a loss is no longer finite.
     """
-    settings = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise RecipeError(
+                "overrides go with a recipe's file or mapping. Load it with them: recipe.load(file, overrides)"
+            )
+        settings = recipe
+    else:
+        settings = recipes.load(recipe, overrides)
     if output is not None:
         settings = settings.model_copy(update={"output": str(output)})
+    run = Run.vacant(settings.output, overwrite=overwrite)
     state = _processes()
-    run = Run(Path(settings.output))
-    with state.main_process_first():
-        if state.is_main_process:
-            Run.create(run.folder, overwrite=overwrite)
-            write_text(run.recipe_file, recipes.dump(settings))
-    return _train(settings, run, None, progress, callbacks)
+    plan = _plan(settings, run)
+    if state.is_main_process:
+        Run.create(run.folder, overwrite=overwrite)  # not before: until here nothing of an earlier run is lost
+        shutil.copyfile(plan.rejected_file, run.rejected_file)
+        write_text(run.recipe_file, recipes.dump(settings))
+    state.wait_for_everyone()
+    return _train(plan, run, None, progress, callbacks)
 
 
 def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[TrainerCallback] = ()) -> Run:
@@ -101,32 +110,40 @@ def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[Tra
             f"the run in '{folder}' is finished. Train a new one, or replace it: equipoise train RECIPE --overwrite"
         )
     checkpoints = run.checkpoints()
-    return _train(recipes.load(run.recipe_file), run, checkpoints[-1] if checkpoints else None, progress, callbacks)
+    whole = [path for path in checkpoints if any(path.glob(RESUMABLE_FILES))]
+    if checkpoints and not whole:
+        raise RunError(f"the checkpoints in '{folder}' hold weights only, so the run cannot go on. Train it anew")
+    plan = _plan(recipes.load(run.recipe_file), run)
+    if _processes().is_main_process:
+        shutil.copyfile(plan.rejected_file, run.rejected_file)
+    return _train(plan, run, whole[-1] if whole else None, progress, callbacks)
 
 
-def _train(
-    recipe: Recipe, run: Run, checkpoint: Path | None, progress: bool, callbacks: Sequence[TrainerCallback]
-) -> Run:
+def _plan(recipe: Recipe, run: Run) -> Plan:
     state = _processes()
     _check_processes(recipe, state.num_processes)
-    console = Console(quiet=not progress or not state.is_main_process, soft_wrap=True)
     cache = run.cache_folder / str(state.process_index)  # each process reads the data for itself
     shutil.rmtree(cache, ignore_errors=True)
-    cache.mkdir(parents=True)
-    started = time.perf_counter()
     try:
-        plan = make_plan(recipe, cache)
-    finally:
-        if state.is_main_process and (cache / "rejected.jsonl").exists():
-            shutil.copyfile(cache / "rejected.jsonl", run.rejected_file)
+        cache.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"output: nothing can be written beside '{run.folder}': {error.strerror}") from None
+    return make_plan(recipe, cache)
+
+
+def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callbacks: Sequence[TrainerCallback]) -> Run:
+    state, recipe = _processes(), plan.recipe
+    console = Console(quiet=not progress or not state.is_main_process, soft_wrap=True)
+    started = time.perf_counter()
     for line in opening_lines(plan):
         console.print(line, highlight=False)
     with _quiet_transformers():
         trainer = build_trainer(plan, run, [ProgressCallback(plan.prepared.tasks, console), *callbacks])
         seconds = _optimise(trainer, run, checkpoint, console)
         best = trainer.load_best()
+        weights = trainer.gathered_weights()
         if state.is_main_process:
-            _save(trainer, plan, run)
+            _save(trainer, plan, run, weights)
     if state.is_main_process:
         if best is not None and best != trainer.state.global_step:
             console.print(
@@ -274,7 +291,7 @@ def _optimise(trainer: MultiTaskTrainer, run: Run, checkpoint: Path | None, cons
     if trainer.is_world_process_zero():
         run.truncate_history(step)
     try:
-        if checkpoint is not None and trainer.stopped_early(json.loads((checkpoint / STATE_FILE).read_text())):
+        if checkpoint is not None and trainer.nothing_left(checkpoint):
             trainer.restore(checkpoint)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -285,16 +302,19 @@ def _optimise(trainer: MultiTaskTrainer, run: Run, checkpoint: Path | None, cons
     return time.perf_counter() - started
 
 
-def _save(trainer: MultiTaskTrainer, plan: Plan, run: Run) -> None:
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+def _save(trainer: MultiTaskTrainer, plan: Plan, run: Run, weights: dict[str, torch.Tensor] | None) -> None:
+    """Writes `model/`, and `adapter/` where there is one. `weights`: gathered, where the model is sharded."""
+    # From here on the trained model is only read; the device is wanted for judging what was saved.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False).to("cpu")
     adapter = plan.recipe.model.adapter
     temporary = run.folder / ".model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     if adapter is not None and adapter.merge:
-        save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary)
+        save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary, state_dict=weights)
         replace_folder(temporary, run.adapter_folder)
-        model = model.merge_and_unload()
-    save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary)
+        # In float32: half precision would round away much of what the adapter adds to a weight.
+        model, weights = model.float().merge_and_unload(), None
+    save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary, state_dict=weights)
     replace_folder(temporary, run.model_folder)
 
 
@@ -323,22 +343,34 @@ def evaluate_splits(loaded: LoadedModel, plan: Plan, run: Run) -> dict[str, Any]
         with atomic_path(run.predictions_file(name)) as path:
             pq.write_table(pa.table(found), path)
     splits = plan.prepared.splits
+    seed = plan.recipe.training.seed
+    rows = _sample(len(splits["train"]), seed)
     return {
         "splits": metrics,
         "baselines": baselines(
             tasks,
-            _joined(splits["train"]),
-            splits["train"].targets,
+            _joined(splits["train"], rows),
+            {task: target[rows] for task, target in splits["train"].targets.items()},
             {name: _joined(splits[name]) for name in judged},
             {name: splits[name].targets for name in judged},
-            seed=plan.recipe.training.seed,
+            seed=seed,
         ),
     }
 
 
-def _joined(split: Any) -> list[str]:
-    pairs = split.pair_list()
-    texts: list[str] = split.text_list()
+BASELINE_ROWS = 200_000
+
+
+def _sample(rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The training rows that the baselines may see: of a large table a seeded sample, so that memory stays bounded."""
+    if rows <= BASELINE_ROWS:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, BASELINE_ROWS, replace=False))
+
+
+def _joined(split: Any, rows: np.ndarray[Any, np.dtype[np.int64]] | None = None) -> list[str]:
+    pairs = split.pair_list(rows)
+    texts: list[str] = split.text_list(rows)
     return texts if pairs is None else [f"{a} {b}" for a, b in zip(texts, pairs, strict=True)]
 
 

@@ -33,7 +33,7 @@ __all__ = ["MultiTaskTrainer"]
 
 BALANCER_FILE = "balancer.safetensors"
 STATE_FILE = "evaluations.json"
-RESUMABLE_FILE = "optimizer.pt"
+RESUMABLE_FILES = "optimizer*"  # a checkpoint without them holds weights to choose from, and cannot be continued
 
 
 class MultiTaskTrainer(Trainer):
@@ -248,10 +248,8 @@ class MultiTaskTrainer(Trainer):
 
     def score(self, dataset: Any) -> dict[str, dict[str, Any]]:
         """Task -> metrics on tokenised rows."""
-        with self.accelerator.autocast():
-            outputs = forward_all(
-                self.model, dataset, dataset.lengths, self.data_collator, max_tokens=self.eval_max_tokens
-            )
+        # In training's precision: Accelerate has wrapped the model's forward pass.
+        outputs = forward_all(self.model, dataset, dataset.lengths, self.data_collator, max_tokens=self.eval_max_tokens)
         return {
             name: task.metrics(outputs[:, self.task_slices[name]], dataset.split.targets[name])
             for name, task in self.tasks.items()
@@ -316,6 +314,21 @@ class MultiTaskTrainer(Trainer):
             self._prune()
         self.accelerator.wait_for_everyone()
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        # At an epoch's last step the stock Trainer comes here twice, to save and then to evaluate. A run killed between
+        # the two would resume behind the evaluation and never make it, so that checkpoint waits for the evaluation.
+        last_step = float(self.state.epoch or 0).is_integer() and self.args.eval_strategy == "epoch"
+        if last_step and not self.control.should_evaluate:
+            self.control.should_save = False
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """The whole model's weights where it is sharded over processes (all must call it), else None."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            weights: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+            return weights
+        return None
+
     def _prune(self) -> None:
         """Keeps the latest checkpoint whole, and of the others the weights that selection may still want."""
         latest = self.run.checkpoints()[-1]
@@ -329,7 +342,7 @@ class MultiTaskTrainer(Trainer):
                 continue
             for file in path.iterdir():
                 if file.name.startswith(("optimizer", "scheduler", "rng_state", "scaler")):
-                    file.unlink()
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Without the stock method's training_args.bin, which is a pickle.
@@ -344,9 +357,14 @@ class MultiTaskTrainer(Trainer):
         folder = Path(checkpoint)
         self.balancer.load_state_dict(load_file(folder / BALANCER_FILE))
         self.balancer.to(self.args.device)
-        saved = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        saved = _read_state(folder)
         self.evaluations, self.best_step = saved["evaluations"], saved["best_step"]
         self._window = saved["window"]
+
+    def nothing_left(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is the end of the run, by its steps or by `patience`."""
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        return state.global_step >= state.max_steps or self.stopped_early(_read_state(checkpoint))
 
     def stopped_early(self, state: Mapping[str, Any]) -> bool:
         """Whether a checkpoint's evaluations already met `patience`."""
@@ -357,7 +375,7 @@ class MultiTaskTrainer(Trainer):
     def restore(self, checkpoint: Path) -> None:
         """Puts a checkpoint's weights and evaluations in place without training on."""
         self._load_from_checkpoint(str(checkpoint))
-        saved = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        saved = _read_state(checkpoint)
         self.evaluations, self.best_step = saved["evaluations"], saved["best_step"]
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
@@ -376,6 +394,11 @@ class MultiTaskTrainer(Trainer):
             )
         self._load_from_checkpoint(str(path))
         return self.best_step
+
+
+def _read_state(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    return state
 
 
 def _unwrapped(trainer: Trainer) -> Any:
