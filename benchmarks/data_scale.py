@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from _common import write
+
 WORDS = 30
 
 
@@ -117,8 +119,10 @@ def main() -> None:
         command = [sys.executable, __file__, "--measure", str(path), "--rows", str(arguments.rows)]
         command += ["--max-length", str(arguments.max_length)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        for name, value in json.loads(done.stdout.splitlines()[-1]).items():
+        figures = json.loads(done.stdout.splitlines()[-1])
+        for name, value in figures.items():
             print(f"{name:52} {value:12,.3f}" if value < 1 else f"{name:52} {value:12,.0f}")
+        write("data_scale", {"rows": arguments.rows, "words": WORDS, "figures": figures})
 
 
 if __name__ == "__main__":

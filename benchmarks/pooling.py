@@ -3,7 +3,8 @@
     python benchmarks/pooling.py [--seeds 5]
 
 FiQA with a new validation split a seed (it is small: one seed says nothing), Financial PhraseBank, and 3,000 seeded rows
-of SST. The difference of each pair (same seed, same split, same order) is given with a 95 % t interval.
+of SST. The best evaluation of each run counts, for both arms alike. The difference of each pair (same seed, same split,
+same order) is given with a 95 % t interval.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/recipes.py                       # all four, seeds 0 1 2
     python benchmarks/recipes.py fiqa sst --seeds 0 1
 
-Resumable: a run that is finished is read, not trained again; one that was killed goes on from its checkpoint. The runs are
-in `runs/benchmark/`.
+Resumable: a run that is finished and of the same recipe is read, not trained again; one that was killed goes on from its
+checkpoint. The runs are in `runs/benchmark/`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from _common import ROOT, write
 
 import equipoise as eq
+from equipoise import recipe as recipes
 
 RECIPES = ("fiqa", "sst", "emobank", "phrasebank_fiqa")
 SHOWN = {"regression": ("pearson", "mse", "mae", "ccc"), "classification": ("accuracy", "macro_f1", "mcc")}
@@ -23,12 +24,17 @@ SHOWN = {"regression": ("pearson", "mse", "mae", "ccc"), "classification": ("acc
 
 def run_of(recipe: str, seed: int, overrides: list[str]) -> eq.Run:
     folder = ROOT / "runs" / "benchmark" / f"{recipe}-{seed}"
+    file = ROOT / "recipes" / f"{recipe}.yaml"
+    wanted = recipes.load(file, [f"training.seed={seed}", f"output={folder}", *overrides])
     run = eq.Run(folder)
-    if run.metrics_file.exists():
-        return run
-    if run.recipe_file.exists():
-        return eq.resume(folder)
-    return eq.train(ROOT / "recipes" / f"{recipe}.yaml", overrides=[f"training.seed={seed}", *overrides], output=folder)
+    if run.recipe_file.exists() and run.recipe_file.read_text(encoding="utf-8") == recipes.dump(wanted):
+        return run if run.metrics_file.exists() else eq.resume(folder)
+    return eq.train(wanted, overwrite=True)  # a run of another recipe, or none
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    numbers = [value for value in values if value is not None]
+    return statistics.mean(numbers) if len(numbers) == len(values) else None
 
 
 def main() -> None:
@@ -48,10 +54,10 @@ def main() -> None:
         )
         table: dict[str, Any] = {}
         for task, metrics in first["splits"]["test"].items():
-            base = first["baselines"]["test"][task]
+            bases = [m["baselines"]["test"][task] for m in all_metrics]  # a seeded validation share changes them
             for name in [n for group in SHOWN.values() for n in group if n in metrics]:
                 values = [m["splits"]["test"][task][name] for m in all_metrics]
-                rivals = {key: (base[key] or {}).get(name) for key in ("tfidf", "constant")}
+                rivals = {key: mean_of([(b[key] or {}).get(name) for b in bases]) for key in ("tfidf", "constant")}
                 table.setdefault(task, {})[name] = {"values": values, **rivals}
                 shown = ", ".join(f"{v:.4f}" for v in values)
                 spread = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -60,7 +66,7 @@ def main() -> None:
         kept = ("seconds", "steps", "samples_per_second", "best_step", "precision")
         facts = [{key: m["training"][key] for key in kept} for m in all_metrics]
         figures["recipes"][recipe] = {"test": table, "training": facts}
-    write("recipes", figures)
+        write(f"recipe_{recipe}", {"seeds": options.seeds, **figures["recipes"][recipe]})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from equipoise.balance import create
 from equipoise.models import build, load_backbone, representation, slices
 from equipoise.recipe import ModelSettings
 from equipoise.tasks import kind
+from equipoise.training import choose_precision
 
 
 def tasks_of(count: int) -> dict[str, Any]:
@@ -40,6 +41,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", type=int, default=[2, 4])
     options = parser.parse_args()
     figures: dict[str, Any] = {"rounds": options.rounds, "batch": [32, 24], "tasks": {}}
+    precision, _ = choose_precision("auto", torch.device("cpu"))
+    figures["precision"] = precision
     for count in options.tasks:
         tasks = tasks_of(count)
         columns = slices(tasks)
@@ -59,7 +62,7 @@ def main() -> None:
 
         def step(balancer: Any) -> float:
             started = time.perf_counter()
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             losses = {n: t.loss(logits[:, columns[n]].float(), targets[n]) for n, t in tasks.items()}
             shared = representation(model)
@@ -73,7 +76,11 @@ def main() -> None:
         for balancer in arms.values():
             step(balancer)
             step(balancer)
-        times = np.array([[step(arms["dao"]), step(arms["fixed"])] for _ in range(options.rounds)])
+        rounds = []
+        for number in range(options.rounds):  # each goes first in every other round
+            taken = {name: step(arms[name]) for name in (("dao", "fixed") if number % 2 else ("fixed", "dao"))}
+            rounds.append([taken["dao"], taken["fixed"]])
+        times = np.array(rounds)
         dao, fixed = np.median(times, axis=0)
         low, high = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.75])
         print(f"K = {count}: dao {dao * 1e3:.1f} ms, fixed {fixed * 1e3:.1f} ms, ratio {dao / fixed:.3f} "

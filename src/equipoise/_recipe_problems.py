@@ -109,6 +109,11 @@ def cross_check(recipe: Recipe) -> list[str]:
             )
     if isinstance(recipe.data.train, list):
         problems += _check_tables(recipe.data.train, names)
+        texts = [table.text or recipe.data.text for table in recipe.data.train]
+        if len({isinstance(text, str) for text in texts}) > 1:
+            problems.append(
+                "data.train: some tables have one text column and some a pair. One model reads one or the other"
+            )
     select = recipe.training.select
     if select != "mean_rank":
         selected, _, metric = select.rpartition(".")

@@ -5,6 +5,7 @@ Heavy imports happen inside the commands, so that `equipoise --help` answers at 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -200,7 +201,8 @@ def predict(
     from equipoise.inference import load, predict_file, predict_lines
 
     model = load(run)
-    counts = predict_lines(model, sys.stdin, output) if source == "-" else predict_file(model, source, output)
+    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape") if source == "-" else None
+    counts = predict_lines(model, lines, output) if lines is not None else predict_file(model, source, output)
     bad = f", {counts.bad} of them not predicted (see the column 'error')" if counts.bad else ""
     typer.echo(
         f"{counts.rows} row{'s' * (counts.rows != 1)}{bad}" + ("" if output == "-" else f" -> {output}"), err=True

@@ -238,7 +238,11 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     recipe = parse(data, where=where)
     options = balance_options(recipe.balance)
     balance = BalanceSettings(method=recipe.balance.method, shared=recipe.balance.shared, **options)
-    return recipe.model_copy(update={"data": _resolve_paths(recipe.data, base), "balance": balance})
+    update: dict[str, Any] = {"data": _resolve_paths(recipe.data, base), "balance": balance}
+    folder = base / Path(recipe.model.backbone).expanduser()
+    if recipe.model.backbone != "minilm" and folder.is_dir():  # else a hub id
+        update["model"] = recipe.model.model_copy(update={"backbone": str(folder.resolve())})
+    return recipe.model_copy(update=update)
 
 
 def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:

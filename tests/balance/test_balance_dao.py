@@ -98,6 +98,27 @@ def test_follows_2_the_floor_works_for_two_tasks() -> None:
     assert found == pytest.approx({"r": least / (1 + least), "c": 1 / (1 + least)}, rel=1e-12)
 
 
+def test_own_floor_compares_a_task_with_its_own_past() -> None:
+    balancer = DAO(scale="one", own_floor=0.5)
+    # Norms far apart in unlike units are no sign of a solved task: nothing binds.
+    assert weights(balancer, {"r": 100.0, "c": 1.0}) == pytest.approx({"r": 1 / 101, "c": 100 / 101}, rel=1e-12)
+    # The mean so far of c is 1; it counts as 0.5 although it fell to 0.001. After that step its mean is 0.5005.
+    assert weights(balancer, {"r": 100.0, "c": 0.001}) == pytest.approx({"r": 0.5 / 100.5, "c": 100 / 100.5}, rel=1e-12)
+    expected = 0.5 * (1 + 0.001) / 2
+    found = weights(balancer, {"r": 100.0, "c": 0.001})
+    assert found["c"] == pytest.approx(100 / (100 + expected), rel=1e-12)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_own_floor_does_not_see_the_unit_of_a_loss(factor: float) -> None:
+    plain, scaled = DAO(own_floor=0.5), DAO(own_floor=0.5)
+    for norms in ({"r": 3.0, "c": 1.0}, {"r": 2.0, "c": 0.01}, {"r": 2.5, "c": 0.02}):
+        first = weights(plain, norms)
+        second = weights(scaled, norms | {"c": norms["c"] * factor})
+    push = {"r": second["r"] * 2.5, "c": second["c"] * 0.02 * factor}
+    assert push["c"] / push["r"] == pytest.approx(first["c"] * 0.02 / (first["r"] * 2.5), rel=1e-10)
+
+
 def test_follows_3_scale() -> None:
     one, tasks = DAO(scale="one"), DAO()
     norms = {"r": 1.0, "c": 4.0, "e": 2.0}

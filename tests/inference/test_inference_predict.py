@@ -154,6 +154,24 @@ def test_parquet_keeps_its_schema(model: Model, tmp_path: Path) -> None:
     assert found.column("error").to_pylist() == [None, "column 'text' is empty", None]
 
 
+def test_a_stray_byte_spoils_one_line_and_nothing_gives_columns(model: Model, tmp_path: Path) -> None:
+    lines = io.TextIOWrapper(io.BytesIO(b"profit\nlo\xffss\nbank\n"), encoding="utf-8", errors="surrogateescape")
+    counts = predict_lines(model, lines, tmp_path / "out.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert (counts.rows, counts.bad) == (3, 1)
+    assert found[1] == {**found[1], "text": "lo\ufffdss", "polarity": None, "error": "is not valid UTF-8"}
+    predict_lines(model, io.StringIO(""), tmp_path / "empty.parquet")
+    empty = pq.read_table(tmp_path / "empty.parquet")
+    assert empty.num_rows == 0
+    assert {"text", "polarity", "label", "error"} <= set(empty.column_names)
+
+
+def test_what_is_no_json_is_written_as_null(model: Model, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["profit"], "x": [float("nan")]}), tmp_path / "in.parquet")
+    predict_file(model, tmp_path / "in.parquet", tmp_path / "out.jsonl")
+    assert json.loads((tmp_path / "out.jsonl").read_text())["x"] is None
+
+
 def test_lines_from_a_pipe(model: Model, tmp_path: Path) -> None:
     counts = predict_lines(model, io.StringIO("strong profit\n\nloss\n"), tmp_path / "out.jsonl", batch_rows=2)
     found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -198,6 +216,18 @@ def test_evaluate_agrees_with_the_run_and_tells_what_took_no_part(run: eq.Run, m
     assert found["tasks"]["polarity"]["n"] == 1
     predicted = model.predict(["strong profit"])["polarity"][0]
     assert found["tasks"]["polarity"]["mse"] == pytest.approx((predicted - 0.5) ** 2, rel=1e-4)
+    # The run's own validation rows, read anew from its table, give the run's own figures.
+    truth = pq.read_table(run.predictions_file("validation")).to_pydict()
+    rows = rows_of(Path(truth["file"][0]))
+    with (tmp_path / "validation.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows[row] for row in truth["row"])
+    again = evaluate_file(model, tmp_path / "validation.csv")["tasks"]
+    for task, metrics in run.metrics["splits"]["validation"].items():
+        for name, value in metrics.items():
+            if isinstance(value, float):
+                assert again[task][name] == pytest.approx(value, abs=1e-5), (task, name)
     unlabelled = tmp_path / "unlabelled.csv"
     unlabelled.write_text("text\nprofit\n")
     with pytest.raises(DataError, match=r"has no label column\. Expected score, label; columns: text"):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 import equipoise as eq
 
@@ -26,7 +29,29 @@ def launch(recipe: dict[str, Any], folder: Path, *overrides: str) -> subprocess.
     )
 
 
-def test_equal_weights_train_in_two_processes(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_equal_weights_train_in_two_processes_as_in_one(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    # Without dropout, and with every label in every row, two half batches are one batch.
+    source = Path(tiny_recipe["model"]["backbone"])
+    still = tmp_path / "still"
+    shutil.copytree(source, still)
+    config = json.loads((still / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(config))
+    tiny_recipe["model"] |= {"backbone": str(still), "dropout": 0.0}
+    tiny_recipe["tasks"] = {"label": {"type": "classification"}}
+    tiny_recipe["training"] |= {"group_by_length": False, "max_steps": 3}
+    settings = ["balance={method: equal}"]
+    done = launch(tiny_recipe, tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    one = eq.train(
+        tiny_recipe, overrides=[*settings, "training.batch_size=16"], output=tmp_path / "one", progress=False
+    )
+    two = load_file(Path(tiny_recipe["output"]) / "model" / "model.safetensors")
+    for name, value in load_file(one.model_folder / "model.safetensors").items():
+        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_one_process_writes_the_run(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     done = launch(tiny_recipe, tmp_path, "balance={method: equal}", "training.epochs=2")
     assert done.returncode == 0, done.stderr
     run = eq.Run.open(tiny_recipe["output"])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import equipoise as eq
-from equipoise.errors import BalanceError, RunError
+from equipoise.errors import BalanceError, DataError, RunError
 from equipoise.training import resume, train
 
 
@@ -254,5 +254,96 @@ def test_accumulating_two_half_batches_equals_one_batch_for_equal_weights(
         output=tmp_path / "two",
         progress=False,
     )
+    # AdamW forgives a wrong scale of the gradient; its norm does not.
+    first, second = (next(line for line in run.history if "tasks" in line) for run in (one, two))
+    assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+    assert second["loss"] == pytest.approx(first["loss"], rel=1e-4)
     for name, value in weights(one).items():
         torch.testing.assert_close(value, weights(two)[name], atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_bf16_trains_in_bf16_and_judges_in_fp32(tiny_recipe: dict[str, Any]) -> None:
+    seen: list[torch.dtype] = []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            layer = model.bert.encoder.layer[0].attention.self.query
+            layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+
+    run = train(tiny_recipe, overrides=["training.precision=bf16"], progress=False, callbacks=[Watch()])
+    assert set(seen) == {torch.bfloat16}
+    assert run.metrics["training"]["precision"] == "bf16"
+    assert {value.dtype for value in weights(run).values()} == {torch.float32}
+    assert all(values["norm"] > 0 for values in run.history[0]["tasks"].values())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.checkpoint_every_steps=9", "training.epochs=2"],  # a checkpoint falls on an epoch's last step
+        ["training.evaluate_every_steps=4", "training.max_steps=10"],
+        ["training.epochs=1.5", "training.schedule=constant"],
+    ],
+)
+def test_a_run_stopped_when_all_steps_are_done_ends_bit_equal(
+    tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str]
+) -> None:
+    whole = train(tiny_recipe, overrides=overrides, output=tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("equipoise.training._run._save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe, overrides=overrides, output=tmp_path / "broken", progress=False)
+    continued = resume(tmp_path / "broken", progress=False)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(continued).items())
+    assert comparable(continued.history) == comparable(whole.history)
+
+
+def stop(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_run_stopped_between_save_and_evaluation_makes_the_evaluation(
+    tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["training.checkpoint_every_steps=9", "training.epochs=2"]  # nine steps are one epoch
+    whole = train(tiny_recipe, overrides=settings, output=tmp_path / "whole", progress=False)
+    assert [line["step"] for line in whole.history if "metrics" in line] == [9, 18]
+    with monkeypatch.context() as patched:
+        patched.setattr("equipoise.training._trainer.MultiTaskTrainer.score", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe, overrides=settings, output=tmp_path / "broken", progress=False)
+    continued = resume(tmp_path / "broken", progress=False)
+    assert comparable(continued.history) == comparable(whole.history)
+    assert all(torch.equal(value, weights(whole)[name]) for name, value in weights(continued).items())
+
+
+def test_a_run_stopped_after_early_stopping_trains_no_further(
+    tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ["training.learning_rate=0.3", "training.epochs=10", "training.early_stopping=1", "training.warmup=0.5"]
+    whole = train(tiny_recipe, overrides=settings, output=tmp_path / "whole", progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr("equipoise.training._run._save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_recipe, overrides=settings, output=tmp_path / "broken", progress=False)
+    continued = resume(tmp_path / "broken", progress=False)
+    assert comparable(continued.history) == comparable(whole.history)
+    assert continued.metrics["splits"] == whole.metrics["splits"]
+
+
+def test_a_failed_replacement_leaves_the_old_run(tiny_recipe: dict[str, Any]) -> None:
+    run = train(tiny_recipe, overrides=["training.max_steps=2"], progress=False)
+    before = run.metrics
+    with pytest.raises(DataError, match=r"no such file"):
+        train(tiny_recipe, overrides=["data.train=absent.csv"], overwrite=True, progress=False)
+    assert run.metrics == before
+    assert len(eq.load(run).predict(["profit"])) == 1
+
+
+def test_checkpoints_that_hold_weights_only_are_not_continued(tiny_recipe: dict[str, Any]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe, overrides=["training.checkpoint_every_steps=2"], progress=False, callbacks=[StopAt(5)])
+    run = eq.Run(Path(tiny_recipe["output"]))
+    (run.checkpoints()[-1] / "optimizer.pt").unlink()
+    with pytest.raises(RunError, match="hold weights only"):
+        resume(run.folder, progress=False)

@@ -78,7 +78,10 @@ class DAO(Balancer):
     needs = "shared; targets and per-example losses with data weights"
     cost = "one walk back through each head at a representation; one backward a task at parameters"
     state = "norm of each task; label shares with data weights"
-    ours = "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, own_floor, double_batch"
+    ours = (
+        "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, own_floor, "
+        "double_batch"
+    )
 
     requires = frozenset({"shared"})
 

@@ -10,7 +10,7 @@ from equipoise.errors import DataError
 from equipoise.tasks import TaskSettings
 from equipoise.tasks._base import did_you_mean
 
-__all__ = ["TableSpec", "fitting_order", "plan", "source_of"]
+__all__ = ["TableSpec", "fitting_order", "plan"]
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,6 @@ class TableSpec:
         return (self.text,) if isinstance(self.text, str) else tuple(self.text)
 
 
-def source_of(settings: TaskSettings) -> str | None:
-    """The task that a derived task is derived from; None for a task with labels of its own."""
-    source: str | None = getattr(settings, "source", None)
-    return source
-
-
 def fitting_order(tasks: Mapping[str, TaskSettings]) -> list[str]:
     """The tasks with every derived one behind its source.
 
@@ -51,10 +45,10 @@ def fitting_order(tasks: Mapping[str, TaskSettings]) -> list[str]:
     """
     order: list[str] = []
     while len(order) < len(tasks):
-        ready = [name for name in tasks if name not in order and source_of(tasks[name]) in (None, *order)]
+        ready = [name for name in tasks if name not in order and tasks[name].derived_from in (None, *order)]
         if not ready:
             stuck = next(name for name in tasks if name not in order)
-            source = str(source_of(tasks[stuck]))
+            source = str(tasks[stuck].derived_from)
             if source in tasks:
                 raise DataError(f"task '{stuck}' is derived from '{source}', which leads back to itself.")
             raise DataError(f"task '{stuck}': no task '{source}' to derive from.{did_you_mean(source, list(tasks))}")
@@ -111,7 +105,7 @@ def _label_columns(tasks: Mapping[str, TaskSettings]) -> dict[str, str]:
     """Task -> its label column; a derived task reads its source's."""
     columns: dict[str, str] = {}
     for name in fitting_order(tasks):
-        source = source_of(tasks[name])
+        source = tasks[name].derived_from
         columns[name] = (tasks[name].column or name) if source is None else columns[source]
     return {name: columns[name] for name in tasks}
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from equipoise.data._assign import assign
 from equipoise.data._leaks import DROPPED, SPLITS, find_leaks
-from equipoise.data._plan import TableSpec, fitting_order, plan, source_of
+from equipoise.data._plan import TableSpec, fitting_order, plan
 from equipoise.data._raw import RawSplit, Source, label_field, raw_path, read_sources
 from equipoise.data._rejected import RejectedWriter
 from equipoise.data._split import Split, SplitWriter
@@ -80,7 +80,7 @@ def prepare(
         DataError: a file, a column, a label, a split or a task's labels cannot be used; the message says which.
     """
     sources = plan(tables, tasks, validation, test)
-    by_class = next((name for name in tasks if tasks[name].type in _CLASS_LIKE and not source_of(tasks[name])), None)
+    by_class = next((name for name in tasks if tasks[name].type in _CLASS_LIKE and not tasks[name].derived_from), None)
     try:
         with RejectedWriter(folder / "rejected.jsonl") as rejected:
             raw, rows = read_sources(sources, list(tasks), folder, rejected)
@@ -168,7 +168,7 @@ def _fit(tasks: Mapping[str, TaskSettings], train: pa.Table, mask: NDArray[np.bo
         labels = train.column(label_field(name)).filter(pa.array(mask))
         if labels.null_count == len(labels):
             raise DataError(f"task '{name}': none of the {len(labels)} training rows carries a label for it.")
-        source = source_of(tasks[name])
+        source = tasks[name].derived_from
         fitted[name] = kind(tasks[name].type).fit(
             name, tasks[name], labels, source=None if source is None else fitted[source]
         )

@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -100,17 +101,29 @@ def predict_file(
 
 
 def predict_lines(model: Model, lines: TextIO, output: str | Path, *, batch_rows: int = 256) -> Counts:
-    """Predicts one text a line (a pair: two texts with a tab between) as they come, for pipes."""
+    """Predicts one text a line (a pair: two texts with a tab between) as they come, for pipes.
+
+    Args:
+        model: of `equipoise.load`.
+        lines: text that was read with `errors="surrogateescape"`, so that a stray byte spoils one line and not all.
+        output: as for `predict_file`.
+        batch_rows: lines in memory at once.
+    """
     names = prediction_names(model, model.text)
     counts = Counts()
     with _open_output(str(output)) as write:
         for chunk in _chunks(lines, batch_rows):
             errors: dict[int, str] = {}
             texts: list[list[str | None]] = [[] for _ in model.text]
-            for position, line in enumerate(chunk):
+            for position, raw in enumerate(chunk):
+                line = raw.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+                if line != raw:
+                    errors[position] = "is not valid UTF-8"
                 cells = line.rstrip("\r\n").split("\t") if len(model.text) > 1 else [line.rstrip("\r\n")]
                 if len(cells) != len(model.text):
-                    errors[position] = f"has {len(cells)} texts, the model reads {len(model.text)} (with a tab between)"
+                    errors.setdefault(
+                        position, f"has {len(cells)} texts, the model reads {len(model.text)} (with a tab between)"
+                    )
                     cells = [*cells, *[""] * len(model.text)][: len(model.text)]
                 for column, cell in zip(texts, cells, strict=True):
                     column.append(cell)
@@ -118,6 +131,9 @@ def predict_lines(model: Model, lines: TextIO, output: str | Path, *, batch_rows
                 [pa.array(column, pa.string()) for column in texts], names=list(model.text)
             )
             write(_Rows(rows, None, _annotate(model, texts, errors, names, counts)))
+        if not counts.rows:  # no line came: the output has its columns all the same
+            empty = pa.RecordBatch.from_pydict({name: pa.array([], pa.string()) for name in model.text})
+            write(_Rows(empty, None, _annotate(model, [[] for _ in model.text], {}, names, counts)))
     return counts
 
 
@@ -202,10 +218,21 @@ def _json_writer(file: TextIO) -> Write:
     def write(rows: _Rows) -> None:
         given = rows.records if rows.records is not None else rows.given.to_pylist()
         for row, added in zip(given, rows.added.to_pylist(), strict=True):
-            file.write(json.dumps({**row, **added}, ensure_ascii=False, default=str) + "\n")
+            # A key of the row's own that no column announced stays, and the prediction beside it gives way.
+            found = {f"predicted/{name}" if name in row else name: value for name, value in added.items()}
+            file.write(json.dumps(_json_value({**row, **found}), ensure_ascii=False, default=str) + "\n")
         file.flush()
 
     return write
+
+
+def _json_value(value: Any) -> Any:
+    """NaN and infinity are no JSON, and our own reader refuses them: they are written as null."""
+    if isinstance(value, dict):
+        return {key: _json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_json_value(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv_writer(file: TextIO, delimiter: str) -> Write:
