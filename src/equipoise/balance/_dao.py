@@ -99,7 +99,7 @@ class DAO(Balancer):
         scale: Scale = "tasks",
         epsilon: float = 1e-8,
         floor: float | None = None,
-        own_floor: float | None = None,
+        own_floor: float | None = 0.5,
         data_weights: str | Mapping[str, str | None] | None = None,
         data_exponent: float = 0.5,
         data_smoothing: float = 0.9,
