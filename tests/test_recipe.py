@@ -27,7 +27,7 @@ RECIPES = {
         "data": {
             "train": [
                 {"path": "a.csv", "tasks": ["polarity"], "validation": "a-valid.csv"},
-                {"path": "hub:org/name:config", "tasks": ["label"], "text": ["title", "body"]},
+                {"path": "hub:org/name:config", "tasks": ["label"], "text": "title"},
             ],
             "validation": None,
             "test": 0.2,
@@ -45,7 +45,7 @@ RECIPES = {
     "balance": {"balance": {"method": "fixed", "weights": {"polarity": 1, "label": 0.5}, "shared": "last_layer"}},
     "balance defaults": {"balance": {"method": "dao", "smoothing": 0.9}},
     "training": {
-        "training": {"learning_rate": 2.0e-5, "epochs": 0.5, "arguments": {"fsdp": "full"}, "select": "label.f1"}
+        "training": {"learning_rate": 2.0e-5, "epochs": 0.5, "arguments": {"fsdp": "full"}, "select": "label.mcc"}
     },
     "odd text": {"data": {"train": "a.csv", "text": "1e5"}, "output": "yes"},
 }
@@ -77,7 +77,8 @@ def test_smallest_recipe_has_every_default():
     found = recipe.load(GOOD)
     assert found.model == recipe.ModelSettings()
     assert found.training == recipe.TrainingSettings()
-    assert (found.balance.method, found.balance.shared, found.balance.options) == ("dao", "representation", {})
+    assert (found.balance.method, found.balance.shared) == ("dao", "representation")
+    assert found.balance.options == balance.defaults_of(balance.DAO)  # a later default must not change an old run
     assert found.data.validation == 0.1
     assert found.output == "runs/run"
 
@@ -324,3 +325,26 @@ def test_recipes_are_read_without_torch():
     code = "import sys, equipoise.recipe as r; r.schema(); assert not {'torch', 'transformers'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_tables_of_single_texts_and_of_pairs_do_not_mix():
+    tables = [
+        {"path": "a.csv", "tasks": ["polarity"]},
+        {"path": "b.csv", "tasks": ["label"], "text": ["title", "body"]},
+    ]
+    with pytest.raises(RecipeError, match=r"data\.train: some tables have one text column and some a pair"):
+        recipe.load(changed(data={"train": tables}))
+
+
+def test_a_metric_that_does_not_exist_is_told_before_training():
+    with pytest.raises(RecipeError, match=r"training\.select: polarity has no metric 'mes'\. Did you mean 'mse'\?"):
+        recipe.load(changed(training__select="polarity.mes"))
+
+
+def test_a_backbone_in_a_folder_is_found_from_anywhere(tmp_path):
+    (tmp_path / "encoder").mkdir()
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(changed(model__backbone="./encoder")))
+    assert recipe.load(file).model.backbone == str(tmp_path / "encoder")
+    file.write_text(yaml.safe_dump(changed(model__backbone="org/name")))
+    assert recipe.load(file).model.backbone == "org/name"

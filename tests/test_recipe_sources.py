@@ -35,7 +35,7 @@ def test_overrides_win():
     assert found.training.epochs == 2
     assert found.training.learning_rate == 1e-5
     assert found.model.adapter == recipe.AdapterSettings(rank=4)
-    assert found.balance.options == {"weights": {"polarity": 1, "label": 3}}
+    assert found.balance.options["weights"] == {"polarity": 1, "label": 3}
     assert found.data.text == ("a", "b")
     assert found.model.dropout is None
     assert found.output == "runs/x"
@@ -176,6 +176,6 @@ def test_numbers_with_an_exponent_are_numbers_everywhere(tmp_path):
     assert (found.data.validation, found.data.max_rejected) == (0.1, 0.05)
     assert found.tasks["p"].range == (-1, 15)
     assert found.tasks["q"].huber_delta == 0.2
-    assert found.balance.options == {"floor": 1e-3, "epsilon": 1e-9}
+    assert (found.balance.options["floor"], found.balance.options["epsilon"]) == (1e-3, 1e-9)
     assert (found.training.learning_rate, found.training.epochs, found.training.weight_decay) == (1e-4, 10, 0.005)
     assert found.training.arguments == {"adam_epsilon": 1e6}

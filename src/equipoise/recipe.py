@@ -236,9 +236,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     if data.get("output") is None:
         data["output"] = f"runs/{name}"
     recipe = parse(data, where=where)
-    options = balance_options(recipe.balance)
-    balance = BalanceSettings(method=recipe.balance.method, shared=recipe.balance.shared, **options)
-    update: dict[str, Any] = {"data": _resolve_paths(recipe.data, base), "balance": balance}
+    update: dict[str, Any] = {"data": _resolve_paths(recipe.data, base)}
     folder = base / Path(recipe.model.backbone).expanduser()
     if recipe.model.backbone != "minilm" and folder.is_dir():  # else a hub id
         update["model"] = recipe.model.model_copy(update={"backbone": str(folder.resolve())})
@@ -265,7 +263,9 @@ def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     if problems:
         head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError("\n  - ".join([head, *problems]))
-    return recipe
+    chosen = recipe.balance
+    balance = BalanceSettings(method=chosen.method, shared=chosen.shared, **balance_options(chosen))
+    return recipe.model_copy(update={"balance": balance})
 
 
 def dump(recipe: Recipe, defaults: bool = True) -> str:

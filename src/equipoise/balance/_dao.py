@@ -42,7 +42,7 @@ class DAO(Balancer):
             together push no harder than the weakest alone, so a task that is nearly solved slows the others down;
             the floor bounds by how much.
         own_floor: a norm counts as at least this share of the task's own mean norm so far, in [0, 1]; None for no such
-            floor. `floor` compares tasks with each other, so it also takes back part of the balance between tasks in
+            floor, as in the paper. `floor` compares tasks with each other, so it also takes back part of the balance between tasks in
             unlike units; `own_floor` compares a task with its past, so it acts only when a task is nearly solved.
         data_weights: `"inverse_frequency"`, `"density"`, `"entropy"`, a mapping of task to one of them, or None.
             See `DataWeights` for their definitions.
@@ -175,7 +175,7 @@ class DAO(Balancer):
             "scale": "tasks",
             "epsilon": 1e-8,
             "floor": None,
-            "own_floor": None,
+            "own_floor": 0.5,
             "double_batch": False,
         }
         changed = [f"{name}={getattr(self, name)!r}" for name, value in plain.items() if getattr(self, name) != value]
