@@ -42,8 +42,9 @@ class DAO(Balancer):
             together push no harder than the weakest alone, so a task that is nearly solved slows the others down;
             the floor bounds by how much.
         own_floor: a norm counts as at least this share of the task's own mean norm so far, in [0, 1]; None for no such
-            floor, as in the paper. `floor` compares tasks with each other, so it also takes back part of the balance between tasks in
-            unlike units; `own_floor` compares a task with its past, so it acts only when a task is nearly solved.
+            floor, as in the paper. `floor` compares tasks with each other, so it also takes back part of the balance
+            between tasks in unlike units; `own_floor` compares a task with its past, so it acts only when a task is
+            nearly solved.
         data_weights: `"inverse_frequency"`, `"density"`, `"entropy"`, a mapping of task to one of them, or None.
             See `DataWeights` for their definitions.
         data_exponent: how strongly rare labels are raised, from 0 (not at all) to 1 (by the full inverse).
@@ -66,10 +67,10 @@ class DAO(Balancer):
 
     Note:
         The paper gives lambda for two tasks. Ours: any number of tasks, where the gradient is measured, `scale`,
-        `smoothing`, `every`, `epsilon`, `floor`, `own_floor`, `double_batch` and the form of w. A task whose gradient is zero, or
-        that was never seen, is left out of the sum (else it would take all the weight and stop the others) and gets
-        the weight that the median norm would have; `scale="tasks"` then counts the tasks that are in the sum. Without
-        any norm, the weights are equal.
+        `smoothing`, `every`, `epsilon`, `floor`, `own_floor`, `double_batch` and the form of w. A task whose gradient
+        is zero, or that was never seen, is left out of the sum (else it would take all the weight and stop the others)
+        and gets the weight that the median norm would have; `scale="tasks"` then counts the tasks that are in the sum.
+        Without any norm, the weights are equal.
     """
 
     source = "Ding et al., 2024: Dynamic Adaptive Optimization"
