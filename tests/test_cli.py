@@ -41,7 +41,7 @@ def equipoise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def run(*arguments: object, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["equipoise", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
             cli.main()
@@ -175,7 +175,7 @@ def test_predict_in_a_pipe_as_a_process(workplace: Path) -> None:
     done = start("predict", "runs/tiny", "-", cwd=workplace, stdin="profit rise\n")
     assert done.returncode == 0
     assert [json.loads(line)["text"] for line in done.stdout.splitlines()] == ["profit rise"]
-    assert done.stderr == "1 rows\n"
+    assert done.stderr == "1 row\n"
 
 
 def test_an_exported_task_is_a_stock_checkpoint(equipoise: Command, at_work: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_metric_without_meaning_loses() -> None:
 
 
 def test_an_unknown_metric_lists_those_that_exist() -> None:
-    with pytest.raises(RecipeError, match=r"score has no metric 'rmsle'\. It has mse, pearson"):
+    with pytest.raises(RecipeError, match=r"score has no metric 'rmsle'\. It has mse, mae"):
         Selection("score.rmsle", tasks())
 
 
