@@ -102,16 +102,19 @@ def measure(arm: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--fp32-pairs", type=int, default=1, help="in how many of them ours runs in float32 too")
     parser.add_argument("--arm", choices=["rival", "ours", "ours-fp32"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm == "rival":
         return rival()
     if options.arm:
         return ours("fp32" if options.arm == "ours-fp32" else "auto")
-    order = ("ours", "rival", "ours-fp32")
-    runs = [{arm: measure(arm) for arm in (order if pair % 2 == 0 else order[::-1])} for pair in range(options.pairs)]
+    runs = []
+    for pair in range(options.pairs):
+        arms = ["ours", "rival", *(["ours-fp32"] if pair < options.fp32_pairs else [])]
+        runs.append({arm: measure(arm) for arm in (arms if pair % 2 == 0 else arms[::-1])})
     ratios = {
-        arm: sorted(pair[arm]["examples_per_second"] / pair["rival"]["examples_per_second"] for pair in runs)
+        arm: sorted(p[arm]["examples_per_second"] / p["rival"]["examples_per_second"] for p in runs if arm in p)
         for arm in ("ours", "ours-fp32")
     }
     for arm, values in ratios.items():
