@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -118,9 +119,9 @@ def main() -> None:
         for arm in ("ours", "ours-fp32")
     }
     for arm, values in ratios.items():
-        print(
-            f"{arm} / plain Trainer: median {values[len(values) // 2]:.2f} (each pair: {', '.join(f'{v:.2f}' for v in values)})"
-        )
+        if values:
+            each = ", ".join(f"{value:.2f}" for value in values)
+            print(f"{arm} / plain Trainer: median {statistics.median(values):.2f} (each pair: {each})")
     write("throughput", {"pairs": runs, "ratios": ratios})
 
 
