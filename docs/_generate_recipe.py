@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from equipoise import balance, recipe, tasks
+from equipoise._recipe_problems import balance_options
 
 PAGE = Path(__file__).with_name("recipe.md")
 
@@ -141,10 +142,11 @@ def _method(method: Mapping[str, str]) -> str:
     cls = balance.available()[method["method"]]
     meanings = _arguments(cls.__doc__ or "")
     lines = [f"\n### method: {method['method']}\n", f"`{method['rule']}`\n"]
+    in_recipe = balance_options(recipe.BalanceSettings(method=method["method"]))
     lines += ["| key | default | meaning |", "| --- | --- | --- |"]
     parameters = inspect.signature(cls).parameters
     for name in method["settings"].split(", "):
-        default = parameters[name].default
+        default = in_recipe.get(name, parameters[name].default)  # a recipe's defaults are the run's, not the class's
         shown = "**required**" if default is inspect.Parameter.empty else _code(default)
         lines.append(_row(f"`{name}`", shown, meanings[name]))
     return "\n".join(lines) + "\n"

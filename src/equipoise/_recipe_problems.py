@@ -173,4 +173,7 @@ def balance_options(settings: BalanceSettings) -> dict[str, Any]:
     """The method's own settings with every default written out, so that a later default changes no old run."""
     from equipoise import balance
 
-    return {**balance.defaults_of(balance.available()[settings.method]), **settings.options}
+    defaults = balance.defaults_of(balance.available()[settings.method])
+    if "monitor" in defaults:
+        defaults["monitor"] = True  # in a run the history shows every method's gradient norms, needed or not
+    return {**defaults, **settings.options}

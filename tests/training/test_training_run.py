@@ -208,7 +208,8 @@ def test_without_validation_the_last_weights_are_kept(tiny_recipe: dict[str, Any
 )
 def test_the_other_balancers_train(tiny_recipe: dict[str, Any], balance: str) -> None:
     run = train(tiny_recipe, overrides=[f"balance={balance}", "training.max_steps=3"], progress=False)
-    assert set(run.history[0]["tasks"]["label"]) == {"loss", "weight"}
+    assert set(run.history[0]["tasks"]["label"]) == {"loss", "weight", "norm"}
+    assert "polarity|label" in run.history[0]["cosines"]
 
 
 @pytest.mark.parametrize("shared", ["last_layer", "all", "adapter"])

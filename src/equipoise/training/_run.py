@@ -22,7 +22,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from transformers.utils import logging as transformers_logging
 
 from equipoise import recipe as recipes
-from equipoise.balance import create
+from equipoise.balance import available, create
 from equipoise.errors import RecipeError, RunError
 from equipoise.evaluation import baselines
 from equipoise.models import LoadedModel, forward_all, load_model, save_model, slices
@@ -160,7 +160,7 @@ def _processes() -> PartialState:
 
 
 def _check_processes(recipe: Recipe, count: int) -> None:
-    needs = create(recipe.balance.method, list(recipe.tasks), **recipe.balance.options).requires
+    needs = available()[recipe.balance.method].requires  # of the method: what is only logged may be one process's
     if count > 1 and needs:
         raise RecipeError(
             f"balance.method: {recipe.balance.method} measures {', '.join(sorted(needs))} of one process's rows, so {count} "
