@@ -74,6 +74,9 @@ others down.
   never seen; it gets the weight that the median norm would have. By the bare formula it would take all the weight and
   stop the others.
 - *`floor`.* A norm counts as at least this share of the median norm. This bounds how far a fading task slows the rest.
+- *`own_floor`* (0.5 by default). A norm counts as at least this share of the task's own mean norm so far. A task that is
+  learned by heart has almost no gradient, and by the bare formula takes almost all the weight; `floor` would stop that at
+  the price of balance between tasks in unlike units, this does not see units. `null` is the bare formula.
 - *`scale`.* `"one"`: the lambdas sum to 1, as in the paper, which divides the effective learning rate by K against a
   plain sum. `"tasks"`: they sum to K. A task left out of the sum does not count.
 - *`smoothing`, `every`.* A running average of the norms; measuring each N steps.
