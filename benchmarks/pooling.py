@@ -89,7 +89,9 @@ def main() -> None:
                 for key, arms in found.items():
                     first, second = (np.array(arms[pooling]) for pooling in options.poolings)
                     difference = second - first
-                    low, high = stats.t.interval(0.95, len(difference) - 1, difference.mean(), stats.sem(difference))
+                    spread = stats.sem(difference)  # 0 where every pair differs alike: no interval can be given then
+                    low, high = stats.t.interval(0.95, len(difference) - 1, difference.mean(), spread or np.nan)
+                    print(f"  by seed: {dict(zip(options.poolings, (first.tolist(), second.tolist()), strict=True))}")
                     means = ", ".join(f"{p} {np.mean(arms[p]):.4f}" for p in options.poolings)
                     print(f"{name} lr {rate} {key}: {means}, {options.poolings[1]} - {options.poolings[0]} = "
                           f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]", flush=True)  # fmt: skip
