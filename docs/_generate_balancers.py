@@ -1,8 +1,9 @@
 """Writes docs/balancers.md from the balancer classes: `python docs/_generate_balancers.py`, or `--check` to compare."""
 
-import argparse
 import sys
 from pathlib import Path
+
+from _page import write_or_check
 
 from equipoise.balance import describe
 
@@ -111,17 +112,5 @@ def page() -> str:
     return HEAD + "\n".join(lines) + "\n" + TAIL.replace("{settings}", settings)
 
 
-def main() -> int:
-    """Writes the page, or with --check tells whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if the page is out of date")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-        print("docs/balancers.md is out of date: run python docs/_generate_balancers.py")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page, __file__))

@@ -1,6 +1,5 @@
 """Writes docs/recipe.md from the recipe's schema: `python docs/_generate_recipe.py`, or `--check` to compare."""
 
-import argparse
 import inspect
 import json
 import re
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from _page import write_or_check
 from pydantic import BaseModel
 
 from equipoise import balance, recipe, tasks
@@ -167,17 +167,5 @@ def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def main() -> int:
-    """Writes the page, or with --check tells whether it is up to date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if the page is out of date")
-    if not parser.parse_args().check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
-        print("docs/recipe.md is out of date: run python docs/_generate_recipe.py")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page, __file__))

@@ -13,7 +13,7 @@ from model_helpers import make_tasks
 from equipoise.errors import RunError
 from equipoise.models import build, load_backbone, output_layer
 from equipoise.recipe import AdapterSettings, ModelSettings
-from equipoise.training._parameters import head_parameters, plain_model, shared_parameters
+from equipoise.training._parameters import head_parameters, parameter_groups, plain_model, shared_parameters
 
 
 def model_of(folder: Path, adapter: AdapterSettings | None = None) -> Any:
@@ -58,3 +58,14 @@ def test_with_an_adapter_the_trained_copies_count(tiny_backbone: Callable[[str],
     assert heads
     assert heads == {name for name in trained if "modules_to_save" in name} | {n for n in trained if ".pooler." in n}
     assert plain_model(model) is model.get_base_model()
+
+
+def test_heads_have_a_rate_of_their_own_and_only_some_parameters_decay(tiny_backbone: Callable[[str], Path]) -> None:
+    model = model_of(tiny_backbone("bert"))
+    decays = {name for name, _ in model.named_parameters() if name.endswith("weight") and "LayerNorm" not in name}
+    groups = parameter_groups(model, decays=decays, learning_rate=1.0, head_learning_rate=10.0, weight_decay=0.1)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_head = name.startswith("classifier.") or ".pooler." in name
+        assert found.pop(id(parameter)) == (10.0 if is_head else 1.0, 0.1 if name in decays else 0.0), name
+    assert not found

@@ -9,7 +9,7 @@ from torch import nn
 from equipoise.errors import RunError
 from equipoise.models import output_layer
 
-__all__ = ["head_parameters", "plain_model", "shared_parameters"]
+__all__ = ["head_parameters", "parameter_groups", "plain_model", "shared_parameters"]
 
 
 def head_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -23,6 +23,33 @@ def head_parameters(model: nn.Module) -> list[nn.Parameter]:
     inside = {id(p) for p in backbone.parameters()}
     own = {id(p) for p in pooler.parameters()} if pooler is not None else set()
     return [p for p in plain.parameters() if id(p) not in inside or id(p) in own]
+
+
+def parameter_groups(
+    model: nn.Module, *, decays: set[str], learning_rate: float, head_learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """An optimiser's groups of what trains: heads and backbone, each with and without weight decay.
+
+    Args:
+        model: a multi-task model or a peft model around one.
+        decays: the names of the parameters that decay.
+        learning_rate: of the backbone.
+        head_learning_rate: of `head_parameters`.
+        weight_decay: of those that decay; the others have none.
+    """
+    heads = {id(p) for p in head_parameters(model)}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in heads, name in decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": head_learning_rate if is_head else learning_rate,
+            "weight_decay": weight_decay if decay else 0.0,
+        }
+        for (is_head, decay), parameters in groups.items()
+    ]
 
 
 def shared_parameters(model: nn.Module, measured_at: str) -> list[nn.Parameter]:

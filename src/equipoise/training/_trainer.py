@@ -26,7 +26,8 @@ from equipoise.errors import BalanceError, RunError
 from equipoise.models import Sidecar, autocast_free, forward_all, representation, save_model, slices
 from equipoise.runs import Run, replace_folder, write_json
 from equipoise.tasks import Task
-from equipoise.training._parameters import head_parameters, plain_model, shared_parameters
+from equipoise.training._history import plain_numbers
+from equipoise.training._parameters import parameter_groups, plain_model, shared_parameters
 from equipoise.training._selection import Selection
 
 __all__ = ["MultiTaskTrainer"]
@@ -182,34 +183,22 @@ class MultiTaskTrainer(Trainer):
         super()._set_signature_columns_if_needed()
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW with the output layer, and the balancer's own parameters, in groups of their own."""
+        """AdamW with the heads, and the balancer's own parameters, in groups of their own."""
         if self.optimizer is None:
             module = self.model if model is None else model
-            self.optimizer = self._build_optimizer(module)
+            groups = parameter_groups(
+                module,
+                decays=set(self.get_decay_parameter_names(module)),
+                learning_rate=self.args.learning_rate,
+                head_learning_rate=self.head_learning_rate,
+                weight_decay=self.args.weight_decay,
+            )
+            own = [p for p in self.balancer.parameters() if p.requires_grad]
+            if own:
+                groups.append({"params": own, "lr": self.args.learning_rate, "weight_decay": 0.0})
+            cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
+            self.optimizer = cls(groups, **kwargs)
         return self.optimizer
-
-    def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        head = {id(p) for p in head_parameters(module)}
-        decays = set(self.get_decay_parameter_names(module))
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                groups.setdefault((id(parameter) in head, name in decays), []).append(parameter)
-        rate = self.args.learning_rate
-        built: list[dict[str, Any]] = [
-            {
-                "params": parameters,
-                "lr": self.head_learning_rate if is_head else rate,
-                "weight_decay": self.args.weight_decay if decay else 0.0,
-            }
-            for (is_head, decay), parameters in groups.items()
-        ]
-        own = [p for p in self.balancer.parameters() if p.requires_grad]
-        if own:
-            built.append({"params": own, "lr": rate, "weight_decay": 0.0})
-        cls, kwargs = self.get_optimizer_cls_and_kwargs(self.args, module)
-        optimizer: torch.optim.Optimizer = cls(built, **kwargs)
-        return optimizer
 
     # Evaluation ------------------------------------------------------------------------------------------------------
 
@@ -279,7 +268,7 @@ class MultiTaskTrainer(Trainer):
                 line["samples_per_second"] = round(self.rows_trained / elapsed, 2)
             line["tasks"] = tasks
             line["cosines"] = last.get("cosines", {})
-            self.run.append_history(_plain_numbers(line))
+            self.run.append_history(plain_numbers(line))
         super().log(logs, start_time)
 
     # Checkpoints -----------------------------------------------------------------------------------------------------
@@ -403,13 +392,3 @@ def _read_state(checkpoint: Path) -> dict[str, Any]:
 
 def _unwrapped(trainer: Trainer) -> Any:
     return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-
-
-def _plain_numbers(line: Any) -> Any:
-    if isinstance(line, Mapping):
-        return {key: _plain_numbers(value) for key, value in line.items()}
-    if isinstance(line, Tensor):
-        line = line.item()
-    if isinstance(line, float):
-        return float(f"{line:.6g}") if math.isfinite(line) else None
-    return line
