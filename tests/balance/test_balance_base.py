@@ -154,7 +154,7 @@ def test_reading_last_gives_plain_numbers_and_training_does_not_convert(monkeypa
     balancer = Equal(tasks=["a", "b"])
     reads.clear()
     balancer(pair())
-    assert reads == [torch.bool], "one wait a step: the check that all is finite"
+    assert len(reads) == 1, "one wait a step: the check that all is finite"
     assert balancer.last["losses"] == {"a": 1.0, "b": 2.0}
     assert type(balancer.last["losses"]["a"]) is float
 

@@ -6,17 +6,21 @@ import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from equipoise.balance._gradients import GradientStatistics, average, measure
+from equipoise.balance._batch import Batch, check_gradients, halve, means_of, read_losses
+from equipoise.balance._gradients import GradientStatistics, average, is_parameter, points_of
+from equipoise.balance._ranks import Ranks
+from equipoise.balance._readings import Reading, take_readings, update
 from equipoise.balance._registry import did_you_mean
 from equipoise.balance._state import TaskState
 from equipoise.errors import BalanceError
 
 _log = logging.getLogger(__name__)
+_MASKS = 63  # that are remembered
 
 Scale = Literal["tasks", "one"]
 
@@ -54,7 +58,13 @@ class Balancer(TaskState):
     state: ClassVar[str] = ""
     ours: ClassVar[str] = ""
 
-    requires: frozenset[str] = frozenset()  # of "shared", "targets"; settings may add to it, so read the instance's
+    # Settings may change these, so read the instance's.
+    requires: frozenset[str] = frozenset()  # of "shared", "targets", "after", "validation"
+    scopes: frozenset[str] = frozenset({"representation", "parameters"})  # where it may be measured
+    positive_losses: bool = False  # a negative loss is an error
+    needs_gradients: bool = False  # keep the gradients in the statistics
+    differentiable: bool = False  # make them differentiable, for `penalty`
+    weighted_sum: bool = True  # the update is sum_i weight_i gradient_i
 
     weights: Tensor  # [tasks], of the last training step
     step: Tensor  # int64 scalar
@@ -81,6 +91,11 @@ class Balancer(TaskState):
         self.add_task_buffer("skip_counts", dtype=torch.int64)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # the host's copy of `step`: reading the device's would wait for it
+        self._masks: dict[tuple[object, ...], Tensor] = {}
+        # Which processes train together: "world" (the default group, where one was started), a group, or None for none.
+        self.process_group: Any = "world"
+        # At parameters the losses' graph is freed when it was measured. True keeps it for a backward of one's own.
+        self.retain_graph = False
         self._record: dict[str, Tensor] = {}  # [tasks] or [tasks, tasks], NaN where there is nothing to tell
 
     # What a method writes -------------------------------------------------------------------------------------------
@@ -102,6 +117,16 @@ class Balancer(TaskState):
     ) -> list[Tensor | None]:
         """Returns what multiplies each task's loss inside: None, a scalar, or one weight an example `[n_t]`."""
         return [None] * len(losses)
+
+    def combine(self, statistics: GradientStatistics, weights: Tensor) -> Sequence[Tensor] | None:
+        """Returns the update at each measured parameter, for methods whose update is no weighted sum of the gradients.
+
+        Asked once a step, after `weigh` and before `observe`, of classes with `needs_gradients` and not `weighted_sum`.
+        What is not measured, such as the heads, still gets sum_i weight_i gradient_i.
+        """
+
+    def penalty(self, gradients: Sequence[Sequence[Tensor | None] | None]) -> Tensor | None:
+        """Returns what is added to the loss, from differentiable gradients `[tasks][points]`, of `differentiable` classes."""
 
     def initial_weights(self) -> Tensor:
         """Returns the weights `[tasks]` before the first training step."""
@@ -131,18 +156,30 @@ class Balancer(TaskState):
             BalanceError: no task is present; a task is unknown; a loss has a wrong shape, is not finite or carries no
                 gradient; or something that the method requires is missing.
         """
-        examples = self._read(losses)
         learning = self.training and torch.is_grad_enabled()
+        examples, empty = self._read(losses, several=learning and bool(Ranks(self.process_group)))
         if learning:
-            self._check_gradient(examples)
-        first = next(loss for loss in examples if loss is not None)
-        means = _means(examples, first)
-        self.fit(first.device, means.dtype)
-        if not learning:
-            kept = self._finite(means[None], examples, count=False)
-            weights = (self.weights if self._steps else self.initial_weights()).to(means)
-            return torch.stack([weights[k] * means[k] for k, keep in enumerate(kept) if keep]).sum()
-        return self._train(examples, means, shared, targets)
+            check_gradients(self.tasks, examples)
+        means = means_of(examples, self.weights.device)
+        self.fit(means.device, means.dtype)
+        if learning:
+            return self._train(examples, empty, means, shared, targets)
+        kept = self._finite(Batch.join([examples], means, Ranks(None)), [], examples, count=False)
+        weights = (self.weights if self._steps else self.initial_weights()).to(means)
+        return torch.stack([weights[k] * means[k] for k, keep in enumerate(kept) if keep]).sum()
+
+    def observe_after(self, losses: Mapping[str, Tensor]) -> None:
+        """Tells the plain losses of the latest batch, computed again after the optimiser's step.
+
+        Only methods with `"after"` in `requires` do something with it. Call it under `torch.no_grad()`.
+        """
+
+    def observe_validation(self, losses: Mapping[str, Tensor]) -> None:
+        """Tells the plain losses of validation rows, before the losses of the next training batch.
+
+        Only methods with `"validation"` in `requires` do something with it. Call it under `torch.no_grad()`, on rows that
+        choose neither the model nor its settings.
+        """
 
     @property
     def last(self) -> dict[str, dict[str, float]]:
@@ -177,106 +214,131 @@ class Balancer(TaskState):
     def _train(
         self,
         examples: list[Tensor | None],
-        means: Tensor,  # [tasks]
+        empty: Tensor | None,  # 0, with the graph of the tasks that came without an example
+        means: Tensor,  # [tasks], of this process's rows
         shared: Tensor | Iterable[Tensor] | None,
         targets: Mapping[str, Tensor] | None,
     ) -> Tensor:
-        parts = self._parts(examples)
-        measured = self._measure(parts, shared)
-        checked = torch.stack([means.detach(), *(found.norms.to(means) for found in measured)])
-        kept = self._finite(checked, examples, count=True)
+        ranks = Ranks(self.process_group)
+        parts = halve(self.tasks, examples) if self.double_batch else [examples]
+        batch = Batch.join(parts, means, ranks, graph=empty is not None)
+        readings = self._measure(parts, shared, batch, ranks)
+        kept = self._finite(batch, readings, examples)
+        present = self._mask(kept)
         examples = [loss if keep else None for loss, keep in zip(examples, kept, strict=True)]
         factors = self.data_weights(examples, targets)
+        penalty = self.penalty(readings[0].pulls) if readings and self.differentiable else None
         with torch.no_grad():
-            present = torch.tensor(kept, device=means.device)
-            plain = means.detach().where(present, 0)  # drops the NaN of a skipped task
-            if any(loss is None for loss in examples):
+            plain = batch.means.where(present, 0)  # drops the NaN of a skipped task
+            measured = [reading.statistics for reading in readings]
+            if not all(kept):
                 measured = [found.only(present) for found in measured]
             whole = average(measured) if measured else None
             # Each half is weighed by what the other one shows; undivided, a batch is weighed by itself.
             views: list[GradientStatistics | None] = [*reversed(measured)] or [None] * len(parts)
             weights = [self.weigh(plain, present, view).to(means) for view in views]
+            chosen = None
+            if whole is not None and whole.at == "parameters" and self._combines:
+                chosen = self.combine(whole, weights[0])
             self.observe(plain, present, whole)
             self.weights.copy_(torch.stack(weights).mean(0))
             self.step += 1
             self._steps += 1
             self._remember(present, plain, factors, whole)
-        if len(parts) == 1 and all(kept) and not any(factor is not None for factor in factors):
-            return (weights[0] * means).sum()
-        terms = [
-            weights[part][k] * _share(loss, factors[k], part, len(parts), means.dtype).to(means.device)
-            for part in range(len(parts))
-            for k, loss in enumerate(examples)
-            if loss is not None and parts[part][k] is not None
-        ]
-        return torch.stack(terms).sum()
-
-    def _parts(self, examples: list[Tensor | None]) -> list[list[Tensor | None]]:
-        """Divides the batch for the statistics: one part, or two halves of every task's examples."""
-        if not self.double_batch:
-            return [examples]
-        for task, loss in zip(self.tasks, examples, strict=True):
-            if loss is not None and loss.dim() == 0:
-                raise BalanceError(
-                    f"task {task!r}: double_batch needs one loss per example, found a scalar. Use reduction='none'"
-                )
-        halves = [[None if loss is None else loss[part::2] for loss in examples] for part in (0, 1)]
-        return [[None if half is None or half.numel() == 0 else half for half in part] for part in halves]
+        if ranks or len(parts) > 1 or not all(kept) or any(factor is not None for factor in factors):
+            terms = [
+                weights[part][k] * batch.share(loss, factors[k], part, k)
+                for part in range(len(parts))
+                for k, loss in enumerate(examples)
+                if loss is not None and parts[part][k] is not None
+            ]
+            total = torch.stack(terms).sum() if terms else means.new_zeros(())
+        else:
+            total = (weights[0] * means).sum()
+        if readings and readings[0].plan.combine:
+            keep = [k for k, keep in enumerate(kept) if keep]
+            total = update(total, readings, weights, batch, keep, chosen)
+        if empty is not None:
+            total = total + empty.to(total)
+        return total if penalty is None else total + penalty.to(total)
 
     def _measure(
-        self, parts: list[list[Tensor | None]], shared: Tensor | Iterable[Tensor] | None
-    ) -> list[GradientStatistics]:
+        self,
+        parts: list[list[Tensor | None]],
+        shared: Tensor | Iterable[Tensor] | None,
+        batch: Batch,
+        ranks: Ranks,
+    ) -> list[Reading]:
         if "shared" not in self.requires:
             return []
+        name = type(self).__name__
         if shared is None:
             raise BalanceError(
-                f"{type(self).__name__} needs shared: the representation that the heads were fed with, or the shared "
-                "parameters. Call balancer(losses, shared=hidden)"
+                f"{name} needs shared: the representation that the heads were fed with, or the shared parameters. "
+                "Call balancer(losses, shared=hidden)"
             )
         if self._steps % self.monitor_every:
             return []
-        points = shared if isinstance(shared, Tensor) else list(shared)
-        if all(loss is None for loss in parts[-1]):  # one example a task cannot be divided: it weighs itself
-            parts = [parts[0], parts[0]]
-        return [measure([None if loss is None else _mean(loss) for loss in part], points) for part in parts]
-
-    def _read(self, losses: Mapping[str, Tensor]) -> list[Tensor | None]:
-        """Checks names, types and shapes, and puts the losses into the order of the tasks."""
-        if not losses:
-            raise BalanceError("no losses: the mapping of task name to loss is empty")
-        if not self.tasks:
-            self.name_tasks(list(losses))
-        examples: list[Tensor | None] = [None] * len(self.tasks)
-        given: Mapping[str, object] = losses
-        for task, loss in given.items():
-            if not (isinstance(loss, Tensor) and loss.is_floating_point() and loss.dim() <= 1):
-                found = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-                raise BalanceError(
-                    f"task {task!r}: a loss is a floating-point tensor, a scalar or one value per example [n], "
-                    f"found {found}"
-                )
-            examples[self.index(task)] = loss if loss.numel() else None
-        if all(loss is None for loss in examples):
-            raise BalanceError(f"no task is present: not one example for {', '.join(losses)}. Leave out such a batch")
-        return examples
-
-    def _check_gradient(self, examples: list[Tensor | None]) -> None:
-        flat = [task for task, x in zip(self.tasks, examples, strict=True) if x is not None and not x.requires_grad]
-        if flat:
+        points = points_of(shared)
+        at = "parameters" if all(map(is_parameter, points)) else "representation"
+        if at not in self.scopes:
             raise BalanceError(
-                f"task {flat[0]!r}: the loss carries no gradient. Was it detached or computed under torch.no_grad()? "
-                "To score without training, call the balancer under torch.no_grad() or after .eval()"
+                f"{name} cannot be measured at {'the ' * (at == 'representation')}{at}, only at "
+                f"{' or '.join(sorted(self.scopes))}. Pass shared=list(layer.parameters()), or set balance.shared to "
+                "last_layer, adapter or all"
             )
+        return take_readings(
+            parts,
+            points,
+            batch,
+            ranks,
+            # Weights of single examples act inside the losses, and what is measured is the gradient of the plain ones.
+            reuse="always" if self._combines else "never" if "targets" in self.requires else "if cheaper",
+            differentiable=self.differentiable,
+            keep=self.needs_gradients,
+            retain_graph=self.retain_graph,
+        )
 
-    def _finite(self, values: Tensor, examples: list[Tensor | None], *, count: bool) -> list[bool]:
-        """Tells which tasks to keep. `values` is `[rows, tasks]`, losses first, then norms. The step's only wait."""
-        finite: list[list[bool]] = values.detach().isfinite().tolist()
-        kept = [loss is not None and all(row[k] for row in finite) for k, loss in enumerate(examples)]
-        bad = [k for k, loss in enumerate(examples) if loss is not None and not kept[k]]
+    @property
+    def _combines(self) -> bool:
+        return self.needs_gradients and not self.weighted_sum
+
+    def _read(self, losses: Mapping[str, Tensor], *, several: bool) -> tuple[list[Tensor | None], Tensor | None]:
+        if not self.tasks and losses:
+            self.name_tasks(list(losses))
+        return read_losses(losses, self, several=several)
+
+    def _finite(
+        self, batch: Batch, readings: Sequence[Reading], examples: list[Tensor | None], *, count: bool = True
+    ) -> list[bool]:
+        """Tells which tasks to keep, or raises. The only place of a step that waits for the device."""
+        rows = [batch.means, *(reading.statistics.norms for reading in readings)]
+        here = [loss is not None for loss in examples]
+        if batch.totals is not None and batch.idle is not None:
+            rows += [batch.totals.sum(0), batch.idle.expand(len(here))]
+        numbers: list[list[float]] = torch.stack([row.to(batch.means) for row in rows]).tolist()
+        if batch.totals is not None:
+            idle, totals = numbers.pop(), numbers.pop()
+            here = [total > 0 for total in totals]
+            if idle[0]:  # on every rank, else the others would wait for this one for ever
+                raise BalanceError(
+                    f"{idle[0]:.0f} of {batch.ranks} processes have no loss in this batch. Pass the losses of tasks "
+                    "without an example as empty tensors, heads(hidden[rows])[0:0], or give every process some rows"
+                )
+            if not any(here):
+                raise BalanceError("no task is present: not one example in any process. Leave out such a batch")
+        kept = [here[k] and all(math.isfinite(row[k]) for row in numbers) for k in range(len(here))]
+        bad = [k for k in range(len(here)) if here[k] and not kept[k]]
+        if self.positive_losses and (low := [k for k in range(len(here)) if kept[k] and numbers[0][k] < 0]):
+            raise BalanceError(
+                f"task {self.tasks[low[0]]!r}: its loss is {numbers[0][low[0]]:.6g}, and {type(self).__name__} is defined "
+                "for losses of zero or more. Shift it, or choose another method"
+            )
         if not bad:
             return kept
         words = "; ".join(
-            f"task {self.tasks[k]!r}: the {'gradient at shared' if finite[0][k] else 'loss'} is not finite" for k in bad
+            f"task {self.tasks[k]!r}: the {'gradient at shared' if math.isfinite(numbers[0][k]) else 'loss'} is not finite"
+            for k in bad
         )
         if self.on_nonfinite == "raise":
             raise BalanceError(f"{words}. Look at its data and learning rate, or set on_nonfinite='skip'")
@@ -286,6 +348,26 @@ class Balancer(TaskState):
             self.skip_counts[bad] += 1
             _log.warning("step %d: %s; left out", self._steps, words)
         return kept
+
+    def _mask(self, kept: list[bool]) -> Tensor:
+        """`kept` on the device, `[tasks]`. There are few different ones, and making one would wait for the device."""
+        key = (self.weights.device, *kept)
+        if key not in self._masks:
+            self._masks = dict([*self._masks.items()][-_MASKS:])
+            self._masks[key] = torch.tensor(kept, device=self.weights.device)
+        return self._masks[key]
+
+    def _plain(self, losses: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The means `[tasks]` of all ranks and which are present `[tasks]` bool, of losses that nothing is trained on."""
+        ranks = Ranks(self.process_group)
+        examples, _ = self._read(losses, several=bool(ranks))
+        detached = [None if loss is None else loss.detach() for loss in examples]
+        means = means_of(detached, self.weights.device)
+        self.fit(means.device, means.dtype)
+        batch = Batch.join([detached], means, ranks)
+        kept = self._finite(batch, [], detached)
+        mask = self._mask(kept)
+        return batch.means.where(mask, 0), mask
 
     def _remember(
         self, present: Tensor, plain: Tensor, factors: list[Tensor | None], found: GradientStatistics | None
@@ -313,23 +395,3 @@ def choice(setting: str, value: str, options: tuple[str, ...]) -> str:
         hint = did_you_mean(value, options)
         raise BalanceError(f"{setting} must be one of {', '.join(map(repr, options))}, found {value!r}.{hint}")
     return value
-
-
-def _mean(loss: Tensor) -> Tensor:
-    """Averages in float32 at least: a mean of bfloat16 numbers loses what distinguishes them."""
-    return loss.to(torch.promote_types(loss.dtype, torch.float32)).mean()
-
-
-def _means(examples: list[Tensor | None], first: Tensor) -> Tensor:
-    """Returns the plain mean loss of each task, `[tasks]`, 0 where absent."""
-    means = [None if loss is None else _mean(loss).to(first.device) for loss in examples]
-    dtype = torch.float32
-    for mean in means:
-        dtype = dtype if mean is None else torch.promote_types(dtype, mean.dtype)
-    return torch.stack([torch.zeros((), dtype=dtype, device=first.device) if m is None else m.to(dtype) for m in means])
-
-
-def _share(loss: Tensor, factor: Tensor | None, part: int, parts: int, dtype: torch.dtype) -> Tensor:
-    """Returns what one part of the examples adds to the task's mean of (data weight x loss)."""
-    weighted = loss.to(dtype) if factor is None else loss.to(dtype) * factor.to(loss.device, dtype)
-    return weighted[part::parts].sum() / loss.numel() if parts > 1 else weighted.mean()

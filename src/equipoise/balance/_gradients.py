@@ -1,18 +1,26 @@
 """Gradient statistics: how hard, and which way, each task pulls at what the tasks share.
 
-The only place of this room that calls autograd, and so the only place where statistics would be reduced over ranks.
+The only place of this room that calls autograd, and the only one where gradients are reduced over ranks.
 `torch.autograd.grad` fills no `.grad` and fires no hook of DDP, so the caller's own backward stays the only one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from equipoise.balance._graph import Plan
+from equipoise.balance._ranks import Ranks, send
 from equipoise.errors import BalanceError
+
+Pull = Sequence[Tensor | None]  # one task's gradients, [points]
+
+_BUCKET = 2**24  # elements of all tasks that are copied side by side at a time
+_HALF_SCALE = 256.0  # float16 loses gradients below 6e-8; a power of two changes no digit
 
 
 @dataclass(frozen=True)
@@ -25,19 +33,35 @@ class GradientStatistics:
         cosines: `[tasks, tasks]`, NaN where a cosine has no meaning: a gradient is zero or missing, or the two tasks
             touch no common row of a representation (orthogonal by construction, which says nothing on conflict).
         present: `[tasks]` bool, which tasks were measured.
+        at: where.
+        gradients: the gradients themselves, `[tasks, *shape]` for each measured point, for methods that ask for them.
+        cross: `[tasks, tasks]`, inner products of task i's gradient on the even half of the batch with task j's on the
+            odd half; at parameters with `double_batch`.
     """
 
     norms: Tensor
     gramian: Tensor
     cosines: Tensor
     present: Tensor
+    at: Literal["representation", "parameters"] = "representation"
+    gradients: tuple[Tensor, ...] | None = None
+    cross: Tensor | None = None
 
     def only(self, present: Tensor) -> GradientStatistics:
         """Leaves out the tasks that are False in `present` (`[tasks]` bool)."""
         keep = present & self.present
         pairs = keep[:, None] & keep[None, :]
-        return GradientStatistics(
-            self.norms.where(keep, 0), self.gramian.where(pairs, 0), self.cosines.where(pairs, torch.nan), keep
+        gradients = self.gradients
+        if gradients is not None:
+            gradients = tuple(stack.where(keep.reshape(-1, *[1] * (stack.dim() - 1)), 0) for stack in gradients)
+        return replace(
+            self,
+            norms=self.norms.where(keep, 0),
+            gramian=self.gramian.where(pairs, 0),
+            cosines=self.cosines.where(pairs, torch.nan),
+            present=keep,
+            gradients=gradients,
+            cross=None if self.cross is None else self.cross.where(pairs, 0),
         )
 
 
@@ -47,10 +71,15 @@ def average(parts: Sequence[GradientStatistics]) -> GradientStatistics:
         return parts[0]
     present = torch.stack([part.present for part in parts])  # [parts, tasks]
     pairs = present[:, :, None] & present[:, None, :]
-    norms = torch.stack([part.norms for part in parts]).sum(0) / present.sum(0).clamp(min=1)
+    count = present.sum(0).clamp(min=1)
+    norms = torch.stack([part.norms for part in parts]).sum(0) / count
     gramian = torch.stack([part.gramian for part in parts]).sum(0) / pairs.sum(0).clamp(min=1)
     cosines = torch.stack([part.cosines for part in parts]).nanmean(0)
-    return GradientStatistics(norms, gramian, cosines, present.any(0))
+    gradients = None
+    if parts[0].gradients is not None:
+        stacks = zip(*(part.gradients or () for part in parts), strict=True)
+        gradients = tuple(sum(s) / count.reshape(-1, *[1] * (s[0].dim() - 1)) for s in stacks)
+    return replace(parts[0], norms=norms, gramian=gramian, cosines=cosines, present=present.any(0), gradients=gradients)
 
 
 def measure(losses: Sequence[Tensor | None], shared: Tensor | Iterable[Tensor]) -> GradientStatistics:
@@ -61,10 +90,11 @@ def measure(losses: Sequence[Tensor | None], shared: Tensor | Iterable[Tensor]) 
 
     Args:
         losses: `[tasks]` scalars, None for a task that is absent.
-        shared: a representation `[n, d]` or `[n, length, d]`, or parameters. Those that need no gradient are left out.
+        shared: a representation `[n, d]` or `[n, length, d]`, several of them where tasks have batches of their own, or
+            parameters. Those that need no gradient are left out.
 
     Returns:
-        The statistics, in float32 or in what is shared's type if that is wider.
+        The statistics of this process's rows, in float32 or in what is shared's type if that is wider.
 
     Raises:
         BalanceError: nothing shared needs a gradient, or no loss depends on what is shared.
@@ -74,6 +104,14 @@ def measure(losses: Sequence[Tensor | None], shared: Tensor | Iterable[Tensor]) 
         >>> measure([3 * hidden[0, 0], 4 * hidden.sum()], hidden).cosines[0, 1]
         tensor(0.7071)
     """
+    points = points_of(shared)
+    pulls = walk_back(losses, points, retain=True)
+    present = send([loss is not None for loss in losses], points[0].device, torch.bool)
+    return summarise(points, pulls, present=present)
+
+
+def points_of(shared: Tensor | Iterable[Tensor]) -> list[Tensor]:
+    """The tensors behind `shared` that need a gradient."""
     given = [shared] if isinstance(shared, Tensor) else list(shared)
     points = [point for point in given if point.requires_grad]
     if not points:
@@ -81,40 +119,209 @@ def measure(losses: Sequence[Tensor | None], shared: Tensor | Iterable[Tensor]) 
             "shared needs no gradient, so no task can be measured there. "
             "Pass the representation before it is detached, or the shared parameters that are trained"
         )
-    pulls = [
-        None if loss is None else torch.autograd.grad(loss, points, retain_graph=True, allow_unused=True)
-        for loss in losses
-    ]
-    if not any(gradient is not None for pull in pulls if pull is not None for gradient in pull):
+    return points
+
+
+def is_parameter(point: Tensor) -> bool:
+    """Whether a point is a parameter; if not, it is a representation, whose rows are examples."""
+    return isinstance(point, torch.nn.Parameter) or point.dim() == 0
+
+
+def walk_back(
+    losses: Sequence[Tensor | None],
+    points: Sequence[Tensor],
+    *,
+    retain: bool,
+    create_graph: bool = False,
+    plan: Plan | None = None,
+    alone: bool = True,
+) -> list[list[Tensor | None] | None]:
+    """Returns each task's gradients at the points, then at the plan's other parameters: `[tasks][points + others]`.
+
+    Args:
+        losses: `[tasks]` scalars, None where absent.
+        points: what is measured.
+        retain: keep the graph for another walk. If not, the last walk frees it, and each one where graphs don't overlap.
+        create_graph: make the gradients differentiable.
+        plan: how the gradients become the update.
+        alone: whether a point that no loss depends on is an error; another rank may hold the losses that do.
+    """
+    plan = plan or Plan()
+    leaves = [*points, *plan.others] if plan.combine else list(points)
+    walks = [k for k, loss in enumerate(losses) if loss is not None]
+    scale = _HALF_SCALE if _is_half(points) else None
+    pulls: list[list[Tensor | None] | None] = [None] * len(losses)
+    for k in walks:
+        keep = retain or create_graph or not plan.combine or (plan.overlap and k != walks[-1])
+        loss = losses[k]
+        assert loss is not None
+        seed = None if scale is None else torch.full_like(loss, scale)
+        try:
+            found: Sequence[Tensor | None] = torch.autograd.grad(
+                loss, leaves, seed, retain_graph=keep, create_graph=create_graph, allow_unused=True
+            )
+        except RuntimeError as error:
+            raise _explained(error) from error
+        # A gradient of float16 is scaled back in float32, else it would underflow after all.
+        pulls[k] = [g if g is None or scale is None else g.float() / scale for g in found]
+    if alone and not any(g is not None for pull in pulls if pull is not None for g in pull[: len(points)]):
         raise BalanceError("no loss depends on shared: pass the very tensor that the heads were fed with")
-    with torch.no_grad():
-        return _statistics(points, pulls)
+    return pulls
 
 
-def _statistics(points: Sequence[Tensor], pulls: Sequence[Sequence[Tensor | None] | None]) -> GradientStatistics:
+def summarise(
+    points: Sequence[Tensor],
+    pulls: list[list[Tensor | None] | None],  # [tasks][points, ...]; reduced over ranks in place
+    *,
+    present: Tensor,  # [tasks] bool
+    ranks: Ranks | None = None,
+    shares: Tensor | None = None,  # [tasks], this rank's share of each task's examples
+    keep: bool = False,
+) -> GradientStatistics:
+    """Norms, inner products and cosines of the tasks' gradients; with `keep` the gradients themselves too."""
     device = points[0].device
+    ranks = ranks or Ranks(None)
+    kinds = {is_parameter(point) for point in points}
     dtype = torch.float32
     for point in points:
         dtype = torch.promote_types(dtype, point.dtype)
     tasks = len(pulls)
-    norms: list[Tensor] = []
-    gramian = torch.zeros(tasks, tasks, dtype=dtype, device=device)
-    meet = torch.zeros(tasks, tasks, dtype=dtype, device=device)  # > 0 where two tasks touch something in common
+    stacks: list[Tensor] = []
+    local = torch.zeros(3, tasks, tasks, dtype=dtype, device=device)  # of rows that only this rank has: to be added up
+    total = torch.zeros(2, tasks, tasks, dtype=dtype, device=device)  # of parameters: known to all ranks
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for numbers in _buckets(points, pulls, every=bool(ranks) or keep):
+            found = [_stack(points[n], [None if pull is None else pull[n] for pull in pulls], dtype) for n in numbers]
+            if not is_parameter(points[numbers[0]]):
+                (stack,) = found
+                if shares is not None:
+                    stack = stack * shares.to(dtype).reshape(-1, *[1] * (stack.dim() - 1))
+                flat = stack.flatten(1)
+                touched = stack.reshape(tasks, stack.shape[1], -1).ne(0).any(-1).to(dtype)  # [tasks, rows]
+                local[0] += (flat @ flat.T).to(device)
+                local[1] += (touched @ touched.T).to(device)
+                local[2].diagonal().add_(flat.square().sum(1).to(device))
+                stacks.append(stack)
+                continue
+            rows = torch.cat([stack.flatten(1) for stack in found], dim=1) if len(found) > 1 else found[0].flatten(1)
+            if ranks:
+                assert shares is not None
+                rows = ranks.sum_(rows * shares.to(dtype)[:, None])
+                found = [
+                    part.reshape(stack.shape)
+                    for part, stack in zip(torch.split(rows, [s[0].numel() for s in found], dim=1), found, strict=True)
+                ]
+                _put_back(pulls, numbers, found, points)
+            total[0] += (rows @ rows.T).to(device)
+            total[1].diagonal().add_(torch.linalg.vector_norm(rows, dim=1).square().to(device))
+            stacks += found if keep else []
+        _count_meetings(local[1], points, pulls, ranks)
+        if ranks:
+            local = ranks.sum_(local)
+        gramian = local[0] + total[0]
+        # Not the Gramian's diagonal: a matrix product may be taken in fewer digits.
+        norms = (local[2].diagonal() + total[1].diagonal()).sqrt()
+        cosines = (gramian / (norms[:, None] * norms[None, :])).where(local[1] > 0, torch.nan)
+        return GradientStatistics(
+            norms,
+            gramian,
+            cosines,
+            present.to(device),
+            "parameters" if kinds == {True} else "representation",
+            tuple(stacks) if keep else None,
+        )
+
+
+def cross_products(
+    points: Sequence[Tensor], even: list[list[Tensor | None] | None], odd: list[list[Tensor | None] | None]
+) -> Tensor:
+    """Inner products `[tasks, tasks]` of the gradients on the even half with those on the odd half, at parameters."""
+    dtype = torch.float32
+    for point in points:
+        dtype = torch.promote_types(dtype, point.dtype)
+    found = torch.zeros(len(even), len(even), dtype=dtype, device=points[0].device)
+    with torch.no_grad(), torch.autocast(found.device.type, enabled=False):
+        for number, point in enumerate(points):
+            one, other = (
+                _stack(point, [None if pull is None else pull[number] for pull in pulls], dtype).flatten(1)
+                for pulls in (even, odd)
+            )
+            found += (one @ other.T).to(found.device)
+    return found
+
+
+def _stack(point: Tensor, found: Pull, dtype: torch.dtype) -> Tensor:
+    zero = torch.zeros((), dtype=dtype, device=point.device).expand(point.shape)
+    return torch.stack([zero if gradient is None else gradient.detach().to(dtype) for gradient in found])
+
+
+def _buckets(points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], *, every: bool) -> Iterator[list[int]]:
+    """Numbers of the points that are summed up together: parameters side by side, a representation by itself."""
+    bucket: list[int] = []
+    size = 0
     for number, point in enumerate(points):
-        found = [None if pull is None else pull[number] for pull in pulls]
-        if all(gradient is None for gradient in found):
+        if not every and all(pull is None or pull[number] is None for pull in pulls):
+            continue  # of this process's graph no part; other ranks may have one
+        if not is_parameter(point):
+            yield [number]
             continue
-        zero = torch.zeros((), dtype=dtype, device=point.device).expand(point.shape)
-        # One tensor at a time: the stack is a copy, and all parameters' at once would double the memory.
-        stack = torch.stack([zero if gradient is None else gradient.to(dtype) for gradient in found])
-        flat = stack.flatten(1)  # [tasks, elements]
-        norms.append(torch.linalg.vector_norm(flat, dim=1).to(device))
-        gramian += (flat @ flat.T).to(device)
-        is_parameter = isinstance(point, torch.nn.Parameter) or point.dim() == 0
-        rows = flat if is_parameter else stack.reshape(tasks, point.shape[0], -1)
-        touched = rows.ne(0).any(-1).to(dtype).reshape(tasks, -1)  # [tasks, rows], or [tasks, 1] for a parameter
-        meet += (touched @ touched.T).to(device)
-    total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    cosines = (gramian / (total[:, None] * total[None, :])).where(meet > 0, torch.nan)
-    present = torch.tensor([pull is not None for pull in pulls], device=device)
-    return GradientStatistics(total, gramian, cosines, present)
+        elements = point.numel() * len(pulls)
+        if bucket and (size + elements > _BUCKET or points[bucket[0]].device != point.device):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(number)
+        size += elements
+    if bucket:
+        yield bucket
+
+
+def _put_back(
+    pulls: list[list[Tensor | None] | None], numbers: Sequence[int], found: Sequence[Tensor], points: Sequence[Tensor]
+) -> None:
+    """Replaces a rank's own gradients by those of all ranks, for the update."""
+    for k, pull in enumerate(pulls):
+        if pull is None:
+            pull = pulls[k] = [None] * len(points)
+        for number, stack in zip(numbers, found, strict=True):
+            pull[number] = stack[k]
+
+
+def _count_meetings(
+    meetings: Tensor, points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], ranks: Ranks
+) -> None:
+    """Adds to `meetings` `[tasks, tasks]` the parameters that two tasks both have a gradient at."""
+    numbers = [n for n, point in enumerate(points) if is_parameter(point)]
+    if not numbers:
+        return
+    touched = [[pull is not None and pull[n] is not None for n in numbers] for pull in pulls]
+    if ranks or all(all(row) for row in touched):
+        # After the reduction every rank has every gradient; one that is zero makes a cosine of 0 / 0.
+        meetings += 1
+        return
+    flags = torch.tensor(touched, dtype=meetings.dtype)
+    meetings += (flags @ flags.T).to(meetings.device)
+
+
+def _is_half(points: Sequence[Tensor]) -> bool:
+    kind = points[0].device.type
+    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return autocast or any(point.dtype == torch.float16 for point in points)
+
+
+def _explained(error: RuntimeError) -> BalanceError | RuntimeError:
+    words = str(error)
+    if "use_reentrant" in words:
+        return BalanceError(
+            "the backbone uses reentrant gradient checkpointing, which allows no gradients at chosen tensors. "
+            "Set use_reentrant=False, or measure at the representation"
+        )
+    if "donated" in words:
+        return BalanceError(
+            "the compiled backbone frees its buffers in the first walk back, but every task needs one. Set "
+            "torch._functorch.config.donated_buffer = False before compiling, or measure at the representation"
+        )
+    if "second time" in words:
+        return BalanceError(
+            "the losses' graph was freed by an earlier backward. Call the balancer first, and its backward once"
+        )
+    return error

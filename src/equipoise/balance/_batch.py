@@ -1,0 +1,156 @@
+"""One call's losses as the base class works with them: checked, joined over ranks, divided for the statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from equipoise.balance._ranks import Ranks, send
+from equipoise.balance._state import TaskState
+from equipoise.errors import BalanceError
+
+Examples = Sequence[Tensor | None]  # [tasks], a scalar or `[n_t]` each, None where absent
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The batch of all ranks together.
+
+    Attributes:
+        means: `[tasks]`, detached plain means over the examples of all ranks; 0 where absent.
+        counts: `[parts][tasks]`, examples of this rank; a scalar counts as one.
+        totals: `[parts, tasks]`, examples of all ranks, on the device; None in a single process.
+        idle: how many ranks have no loss with a graph, on the device; None in a single process.
+        ranks: how many ranks there are.
+    """
+
+    means: Tensor
+    counts: list[list[int]]
+    totals: Tensor | None = None
+    idle: Tensor | None = None
+    ranks: int = 1
+
+    @classmethod
+    def join(cls, parts: Sequence[Examples], means: Tensor, ranks: Ranks, *, graph: bool = True) -> Batch:
+        """Exchanges sums and counts with the other ranks."""
+        counts = [[0 if loss is None else max(loss.numel(), 1) for loss in part] for part in parts]
+        if not ranks:
+            return cls(means.detach(), counts)
+        rows = send([float(n) for row in counts for n in row], means.device, torch.float64).reshape(len(parts), -1)
+        own = rows.sum(0)
+        # A task that is absent here may be NaN nowhere: 0 * NaN would reach the others.
+        sums = (means.detach().double() * own).where(own > 0, 0)
+        idle = send([0.0 if graph or any(map(any, counts)) else 1.0], means.device, torch.float64)
+        payload = ranks.sum_(torch.cat([sums, rows.flatten(), idle]))
+        size = len(means)
+        totals = payload[size:-1].reshape(len(parts), size)
+        joined = payload[:size] / totals.sum(0).clamp(min=1)
+        return cls(joined.to(means.dtype), counts, totals, payload[-1:], ranks.count)
+
+    def shares(self, part: int) -> Tensor | None:
+        """This rank's share of each task's examples in a part, `[tasks]`; None in a single process."""
+        if self.totals is None:
+            return None
+        return send([float(n) for n in self.counts[part]], self.means.device, torch.float64) / self.totals[part].clamp(
+            min=1
+        )
+
+    def share(self, loss: Tensor, factor: Tensor | None, part: int, task: int) -> Tensor:
+        """What a part of this rank's examples adds to the task's mean of (data weight x loss).
+
+        The ranks' gradients will be averaged, so with several each adds its sum times their number.
+        """
+        dtype = self.means.dtype
+        weighted = loss.to(dtype) if factor is None else loss.to(dtype) * factor.to(loss.device, dtype)
+        parts = len(self.counts)
+        if self.totals is None and parts == 1:
+            return weighted.mean().to(self.means.device)
+        added = (weighted[part::parts].sum() if parts > 1 else weighted.sum()).to(self.means.device)
+        if self.totals is None:
+            return added / loss.numel()
+        return added * (self.ranks / self.totals.sum(0)[task]).to(dtype)
+
+    def part_of_whole(self, part: int, task: int) -> float | Tensor:
+        """What share of a task's examples, on all ranks, lies in a part."""
+        if self.totals is not None:
+            return self.totals[part, task] / self.totals[:, task].sum().clamp(min=1)
+        return self.counts[part][task] / max(sum(row[task] for row in self.counts), 1)
+
+    def own_share(self, part: int, task: int) -> float | Tensor:
+        """The factor of the gradient of this rank's mean over a part, in a sum that will be averaged over ranks."""
+        if self.totals is None:
+            return self.part_of_whole(part, task)
+        return self.ranks * self.counts[part][task] / self.totals[:, task].sum().clamp(min=1)
+
+
+def mean_of(loss: Tensor) -> Tensor:
+    """Averages in float32 at least: a mean of bfloat16 numbers loses what distinguishes them."""
+    return loss.to(torch.promote_types(loss.dtype, torch.float32)).mean()
+
+
+def means_of(examples: Examples, device: torch.device) -> Tensor:
+    """Returns the plain mean loss of each task, `[tasks]`, 0 where absent, on the first loss's device or `device`."""
+    device = next((loss.device for loss in examples if loss is not None), device)
+    means = [None if loss is None else mean_of(loss).to(device) for loss in examples]
+    dtype = torch.float32
+    for mean in means:
+        dtype = dtype if mean is None else torch.promote_types(dtype, mean.dtype)
+    return torch.stack([torch.zeros((), dtype=dtype, device=device) if m is None else m.to(dtype) for m in means])
+
+
+def read_losses(
+    losses: Mapping[str, Tensor], tasks: TaskState, *, several: bool
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """Checks names, types and shapes, and puts the losses into the order of the tasks.
+
+    Args:
+        losses: task name -> scalar or `[n_t]`.
+        tasks: knows the tasks' order.
+        several: whether other processes hold other rows, so that this one may have none.
+
+    Returns:
+        The losses, None where absent; and, for several processes, a zero that hangs on the graph of those that came
+        without an example, because each process has to walk back through every head.
+    """
+    if not losses and not (several and tasks.tasks):
+        raise BalanceError("no losses: the mapping of task name to loss is empty")
+    examples: list[Tensor | None] = [None] * len(tasks.tasks)
+    empty: Tensor | None = None
+    given: Mapping[str, object] = losses
+    for task, loss in given.items():
+        if not (isinstance(loss, Tensor) and loss.is_floating_point() and loss.dim() <= 1):
+            found = f"{loss.dtype} {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise BalanceError(
+                f"task {task!r}: a loss is a floating-point tensor, a scalar or one value per example [n], "
+                f"found {found}"
+            )
+        examples[tasks.index(task)] = loss if loss.numel() else None
+        if several and not loss.numel() and loss.requires_grad:
+            empty = loss.sum() if empty is None else empty + loss.sum().to(empty)
+    if all(loss is None for loss in examples) and not several:
+        raise BalanceError(f"no task is present: not one example for {', '.join(losses)}. Leave out such a batch")
+    return examples, empty
+
+
+def check_gradients(tasks: Sequence[str], examples: Examples) -> None:
+    """Raises if a loss cannot be trained on."""
+    flat = [task for task, loss in zip(tasks, examples, strict=True) if loss is not None and not loss.requires_grad]
+    if flat:
+        raise BalanceError(
+            f"task {flat[0]!r}: the loss carries no gradient. Was it detached or computed under torch.no_grad()? "
+            "To score without training, call the balancer under torch.no_grad() or after .eval()"
+        )
+
+
+def halve(tasks: Sequence[str], examples: Examples) -> list[list[Tensor | None]]:
+    """Divides every task's examples into those at even and those at odd positions: `[2][tasks]`."""
+    for task, loss in zip(tasks, examples, strict=True):
+        if loss is not None and loss.dim() == 0:
+            raise BalanceError(
+                f"task {task!r}: double_batch needs one loss per example, found a scalar. Use reduction='none'"
+            )
+    halves = [[None if loss is None else loss[part::2] for loss in examples] for part in (0, 1)]
+    return [[None if half is None or half.numel() == 0 else half for half in part] for part in halves]

@@ -1,0 +1,125 @@
+"""One step's gradients: measured at a step's start, and made into the update where that saves the walk back.
+
+A reading is what was measured on one part of the batch: all of it, or one of two halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from equipoise.balance._batch import Batch, Examples, mean_of
+from equipoise.balance._gradients import GradientStatistics, cross_products, is_parameter, summarise, walk_back
+from equipoise.balance._graph import Plan, plan, surrogate
+from equipoise.balance._ranks import Ranks, send
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was measured on one part of the batch.
+
+    Attributes:
+        statistics: of all ranks.
+        pulls: `[tasks][points + the plan's others]`, the gradients; those at parameters are of all ranks.
+        points: where.
+        plan: how they become the update.
+    """
+
+    statistics: GradientStatistics
+    pulls: list[list[Tensor | None] | None]
+    points: list[Tensor]
+    plan: Plan
+
+
+def take_readings(
+    parts: Sequence[Examples],
+    points: list[Tensor],
+    batch: Batch,
+    ranks: Ranks,
+    *,
+    reuse: Literal["if cheaper", "always", "never"] = "if cheaper",
+    differentiable: bool = False,
+    keep: bool = False,
+    retain_graph: bool = False,
+) -> list[Reading]:
+    """Measures each part of the batch.
+
+    Args:
+        parts: `[parts][tasks]` losses.
+        points: where the gradients are measured.
+        batch: the joined batch, which knows each rank's share.
+        ranks: the processes that train together.
+        reuse: whether the gradients become the update themselves (at parameters).
+        differentiable: make the gradients differentiable.
+        keep: keep the gradients in the statistics.
+        retain_graph: keep the losses' graph, although the update no longer needs it.
+    """
+    if all(loss is None for loss in parts[-1]):  # one example a task cannot be divided: it weighs itself
+        parts = [parts[0]] * len(parts)
+    at_parameters = all(map(is_parameter, points))
+    losses = [[None if loss is None else mean_of(loss) for loss in part] for part in parts]
+    route = Plan()
+    if at_parameters and not differentiable and reuse != "never":
+        route = plan([loss for part in losses for loss in part if loss is not None], points)
+        route = replace(route, combine=route.combine or reuse == "always")
+    readings = []
+    for number, part in enumerate(losses):
+        pulls = walk_back(
+            part,
+            points,
+            retain=retain_graph or number < len(losses) - 1,
+            create_graph=differentiable,
+            plan=route,
+            alone=not ranks,
+        )
+        present = send([loss is not None for loss in part], points[0].device, torch.bool)
+        if batch.totals is not None:
+            present = batch.totals[number] > 0
+        statistics = summarise(
+            points,
+            pulls,
+            present=present,
+            ranks=ranks,
+            shares=batch.shares(number),
+            keep=keep,
+        )
+        readings.append(Reading(statistics, pulls, points, route))
+    if len(readings) == 2 and at_parameters:
+        cross = cross_products(points, readings[0].pulls, readings[1].pulls)
+        readings = [replace(reading, statistics=replace(reading.statistics, cross=cross)) for reading in readings]
+    return readings
+
+
+def update(
+    value: Tensor,
+    readings: Sequence[Reading],
+    weights: Sequence[Tensor],  # [parts] of [tasks]
+    batch: Batch,
+    kept: Sequence[int],
+    chosen: Sequence[Tensor] | None,  # [points], a method's own combination
+) -> Tensor:
+    """Returns a scalar that is `value` and whose backward is the weighted sum of the gradients that were measured."""
+    first = readings[0]
+    leaves = [*first.points, *first.plan.others]
+    sums: list[Tensor | None] = [None] * len(leaves)
+    with torch.no_grad():
+        for part, reading in enumerate(readings):
+            for k in kept:
+                pull = reading.pulls[k]
+                if pull is None:
+                    continue
+                shared = weights[part][k] * batch.part_of_whole(part, k)
+                own = weights[part][k] * batch.own_share(part, k)
+                for n, gradient in enumerate(pull):
+                    if gradient is not None:
+                        factor = (shared if n < len(first.points) else own).to(gradient.device)
+                        earlier = sums[n]
+                        sums[n] = gradient * factor if earlier is None else earlier.addcmul_(gradient, factor)
+        if chosen is not None:
+            sums[: len(first.points)] = list(chosen)
+    reached = [(leaf, total) for leaf, total in zip(leaves, sums, strict=True) if total is not None]
+    return surrogate(value, [leaf for leaf, _ in reached], [total for _, total in reached])
