@@ -214,15 +214,15 @@ class Balancer(TaskState):
     def _train(
         self,
         examples: list[Tensor | None],
-        empty: Tensor | None,  # 0, with the graph of the tasks that came without an example
+        empty: list[Tensor | None],  # zeros with the graph of the tasks that came without an example
         means: Tensor,  # [tasks], of this process's rows
         shared: Tensor | Iterable[Tensor] | None,
         targets: Mapping[str, Tensor] | None,
     ) -> Tensor:
         ranks = Ranks(self.process_group)
         parts = halve(self.tasks, examples) if self.double_batch else [examples]
-        batch = Batch.join(parts, means, ranks, graph=empty is not None)
-        readings = self._measure(parts, shared, batch, ranks)
+        batch = Batch.join(parts, means, ranks, graph=any(zero is not None for zero in empty))
+        readings = self._measure(parts, empty, shared, batch, ranks)
         kept = self._finite(batch, readings, examples)
         present = self._mask(kept)
         examples = [loss if keep else None for loss, keep in zip(examples, kept, strict=True)]
@@ -258,13 +258,14 @@ class Balancer(TaskState):
         if readings and readings[0].plan.combine:
             keep = [k for k, keep in enumerate(kept) if keep]
             total = update(total, readings, weights, batch, keep, chosen)
-        if empty is not None:
-            total = total + empty.to(total)
+        for zero in empty:
+            total = total if zero is None else total + zero.to(total)
         return total if penalty is None else total + penalty.to(total)
 
     def _measure(
         self,
         parts: list[list[Tensor | None]],
+        empty: list[Tensor | None],
         shared: Tensor | Iterable[Tensor] | None,
         batch: Batch,
         ranks: Ranks,
@@ -289,6 +290,7 @@ class Balancer(TaskState):
             )
         return take_readings(
             parts,
+            empty,
             points,
             batch,
             ranks,
@@ -303,7 +305,7 @@ class Balancer(TaskState):
     def _combines(self) -> bool:
         return self.needs_gradients and not self.weighted_sum
 
-    def _read(self, losses: Mapping[str, Tensor], *, several: bool) -> tuple[list[Tensor | None], Tensor | None]:
+    def _read(self, losses: Mapping[str, Tensor], *, several: bool) -> tuple[list[Tensor | None], list[Tensor | None]]:
         if not self.tasks and losses:
             self.name_tasks(list(losses))
         return read_losses(losses, self, several=several)

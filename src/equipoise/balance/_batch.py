@@ -103,7 +103,7 @@ def means_of(examples: Examples, device: torch.device) -> Tensor:
 
 def read_losses(
     losses: Mapping[str, Tensor], tasks: TaskState, *, several: bool
-) -> tuple[list[Tensor | None], Tensor | None]:
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Checks names, types and shapes, and puts the losses into the order of the tasks.
 
     Args:
@@ -112,13 +112,14 @@ def read_losses(
         several: whether other processes hold other rows, so that this one may have none.
 
     Returns:
-        The losses, None where absent; and, for several processes, a zero that hangs on the graph of those that came
-        without an example, because each process has to walk back through every head.
+        The losses, None where absent; and, for several processes, a zero for each task that came without an example,
+        which hangs on the task's graph: every process has to walk back through every head, and as often as the others,
+        because FSDP gathers weights at each walk.
     """
     if not losses and not (several and tasks.tasks):
         raise BalanceError("no losses: the mapping of task name to loss is empty")
     examples: list[Tensor | None] = [None] * len(tasks.tasks)
-    empty: Tensor | None = None
+    empty: list[Tensor | None] = [None] * len(tasks.tasks)
     given: Mapping[str, object] = losses
     for task, loss in given.items():
         if not (isinstance(loss, Tensor) and loss.is_floating_point() and loss.dim() <= 1):
@@ -129,7 +130,7 @@ def read_losses(
             )
         examples[tasks.index(task)] = loss if loss.numel() else None
         if several and not loss.numel() and loss.requires_grad:
-            empty = loss.sum() if empty is None else empty + loss.sum().to(empty)
+            empty[tasks.index(task)] = loss.sum()
     if all(loss is None for loss in examples) and not several:
         raise BalanceError(f"no task is present: not one example for {', '.join(losses)}. Leave out such a batch")
     return examples, empty

@@ -114,6 +114,11 @@ def points_of(shared: Tensor | Iterable[Tensor]) -> list[Tensor]:
     """The tensors behind `shared` that need a gradient."""
     given = [shared] if isinstance(shared, Tensor) else list(shared)
     points = [point for point in given if point.requires_grad]
+    if any(hasattr(point, "full_tensor") for point in points):
+        raise BalanceError(
+            "shared holds parameters that are sharded (FSDP, tensor parallelism), and no process has a whole gradient. "
+            "Measure at the representation"
+        )
     if not points:
         raise BalanceError(
             "shared needs no gradient, so no task can be measured there. "

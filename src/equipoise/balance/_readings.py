@@ -37,6 +37,7 @@ class Reading:
 
 def take_readings(
     parts: Sequence[Examples],
+    empty: Examples,
     points: list[Tensor],
     batch: Batch,
     ranks: Ranks,
@@ -50,6 +51,7 @@ def take_readings(
 
     Args:
         parts: `[parts][tasks]` losses.
+        empty: `[tasks]`, zeros that hang on the graphs of tasks without an example in this process.
         points: where the gradients are measured.
         batch: the joined batch, which knows each rank's share.
         ranks: the processes that train together.
@@ -61,7 +63,9 @@ def take_readings(
     if all(loss is None for loss in parts[-1]):  # one example a task cannot be divided: it weighs itself
         parts = [parts[0]] * len(parts)
     at_parameters = all(map(is_parameter, points))
-    losses = [[None if loss is None else mean_of(loss) for loss in part] for part in parts]
+    losses = [
+        [zero if loss is None else mean_of(loss) for loss, zero in zip(part, empty, strict=True)] for part in parts
+    ]
     route = Plan()
     if at_parameters and not differentiable and reuse != "never":
         route = plan([loss for part in losses for loss in part if loss is not None], points)
@@ -71,12 +75,13 @@ def take_readings(
         pulls = walk_back(
             part,
             points,
-            retain=retain_graph or number < len(losses) - 1,
+            # Walking back through an absent task's head, in the end, needs a graph that is whole.
+            retain=retain_graph or number < len(losses) - 1 or any(zero is not None for zero in empty),
             create_graph=differentiable,
             plan=route,
             alone=not ranks,
         )
-        present = send([loss is not None for loss in part], points[0].device, torch.bool)
+        present = send([loss is not None for loss in parts[number]], points[0].device, torch.bool)
         if batch.totals is not None:
             present = batch.totals[number] > 0
         statistics = summarise(
