@@ -143,6 +143,12 @@ class BalanceSettings(BaseModel):
     shared: Literal["representation", "last_layer", "adapter", "all"] = Field(
         default="representation", description="where the tasks' gradients are measured"
     )
+    held_out: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="share of the training rows that weigh the tasks and train nothing, for methods that ask for such",
+    )
 
     @property
     def options(self) -> dict[str, Any]:

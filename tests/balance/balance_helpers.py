@@ -10,6 +10,12 @@ from equipoise.balance import Balancer, create
 # Only what a method cannot be built without: tasks -> settings.
 REQUIRED: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "fixed": lambda tasks: {"weights": {task: 1.0 + sum(map(ord, task)) % 3 for task in tasks}},
+    "metabalance": lambda tasks: {"target": "polarity"},
+    "pcd": lambda tasks: {"primary": "polarity"},
+    "priority": lambda tasks: {"of": {"method": "dao"}, "priorities": {"polarity": 2.0}},
+    "recompute_every": lambda tasks: {"of": {"method": "dao"}, "every": 2},
+    "running_average": lambda tasks: {"of": {"method": "mgda"}},
+    "torchjd": lambda tasks: {"weighting": "MGDAWeighting"},
 }
 
 
@@ -25,4 +31,3 @@ def scopes_of(method: str) -> list[str]:
         return ["representation"]
     places = {"representation": ["representation"], "parameters": ["last_layer", "all"]}
     return [place for scope in ("representation", "parameters") if scope in balancer.scopes for place in places[scope]]
-

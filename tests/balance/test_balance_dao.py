@@ -329,3 +329,25 @@ def test_needs_follow_from_settings() -> None:
 
 def test_repr_shows_what_differs_from_the_defaults() -> None:
     assert repr(DAO(tasks=["r"], floor=0.1, scale="one")) == "DAO(tasks=['r'], scale='one', floor=0.1)"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("smoothing", "0.9"),
+        ("smoothing", True),
+        ("epsilon", "small"),
+        ("epsilon", None),
+        ("floor", [0.1]),
+        ("own_floor", "half"),
+        ("data_exponent", "1"),
+        ("data_exponent", None),
+        ("data_smoothing", [0.9]),
+        ("data_weights", ["entropy"]),
+        ("data_weights", 1),
+    ],
+)
+@pytest.mark.parametrize("data_weights", [None, "entropy"])
+def test_settings_of_a_wrong_type_are_refused(setting: str, value: object, data_weights: str | None) -> None:
+    with pytest.raises(BalanceError, match=rf"^{setting} must be "):
+        DAO(**({"data_weights": data_weights} | {setting: value}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
@@ -77,8 +76,8 @@ def fsdp_worker(rank: int, folder: str) -> None:
         fully_shard(model.backbone, mesh=mesh)
         fully_shard(model, mesh=mesh)
         results[name] = train(build(name, list(TASKS)), model, "representation", share(rank))
+    losses, _ = losses_of(model, 0, share(rank))
     with pytest.raises(BalanceError, match="FSDP"):
-        losses, _ = losses_of(model, 0, share(rank))
         DAO(tasks=TASKS)(losses, shared=model.backbone.parameters())
     torch.save(results, Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
@@ -99,7 +98,10 @@ def idle_worker(rank: int, folder: str) -> None:
     model, balancer = Model(), DAO(tasks=TASKS)
     losses, hidden = losses_of(model, 0, share(rank))
     words = []
-    for given in (losses if rank == 0 else {}, {task: loss * float("nan") if rank else loss for task, loss in losses.items()}):
+    for given in (
+        losses if rank == 0 else {},
+        {task: loss * float("nan") if rank else loss for task, loss in losses.items()},
+    ):
         try:
             balancer(given, shared=hidden)
         except BalanceError as error:

@@ -50,6 +50,7 @@ class Balancer(TaskState):
         training step (before the first: the method's initial weights), and changes neither its state nor `last`.
     """
 
+    family: ClassVar[str] = "other"  # "baselines", "losses", "norms", "gramian" or "wrappers"
     source: ClassVar[str] = ""
     url: ClassVar[str] = ""
     rule: ClassVar[str] = ""
@@ -65,6 +66,7 @@ class Balancer(TaskState):
     needs_gradients: bool = False  # keep the gradients in the statistics
     differentiable: bool = False  # make them differentiable, for `penalty`
     weighted_sum: bool = True  # the update is sum_i weight_i gradient_i
+    validate_every: int = 1  # training steps from one `observe_validation` to the next, where "validation" is required
 
     weights: Tensor  # [tasks], of the last training step
     step: Tensor  # int64 scalar
@@ -227,7 +229,9 @@ class Balancer(TaskState):
         present = self._mask(kept)
         examples = [loss if keep else None for loss, keep in zip(examples, kept, strict=True)]
         factors = self.data_weights(examples, targets)
-        penalty = self.penalty(readings[0].pulls) if readings and self.differentiable else None
+        penalty = None
+        if readings and self.differentiable:
+            penalty = self.penalty([p if keep else None for p, keep in zip(readings[0].pulls, kept, strict=True)])
         with torch.no_grad():
             plain = batch.means.where(present, 0)  # drops the NaN of a skipped task
             measured = [reading.statistics for reading in readings]

@@ -8,15 +8,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Scale, choice
 from equipoise.balance._data_weights import DataWeights
 from equipoise.balance._gradients import GradientStatistics
+from equipoise.balance._norms import COST, NormBalancer, inverse_norm_weights, share
 from equipoise.balance._registry import register
+from equipoise.balance._settings import number
 from equipoise.errors import BalanceError
 
 
 @register("dao")
-class DAO(Balancer):
+class DAO(NormBalancer):
     """Weights each task by the inverse of its gradient's norm at what the tasks share, and by its labels.
 
     L = sum_i lambda_i w_i L_i,   lambda_i = (1 / n_i) / sum_j (1 / n_j)
@@ -73,21 +75,18 @@ class DAO(Balancer):
         Without any norm, the weights are equal.
     """
 
+    family = "norms"
     source = "Ding et al., 2024: Dynamic Adaptive Optimization"
     url = "https://arxiv.org/abs/2408.11856"
     rule = "weight_i = w_i (1/n_i) / sum_j (1/n_j), n_i = norm of task i's gradient at what is shared"
     needs = "shared; targets and per-example losses with data weights"
-    cost = "one walk back through each head at a representation; one backward a task at parameters"
+    cost = COST
     state = "norm of each task; label shares with data weights"
     ours = (
         "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, own_floor, "
         "double_batch"
     )
 
-    requires = frozenset({"shared"})
-
-    norms: Tensor  # [tasks], running norm; 0 before a task was first seen
-    active: Tensor  # [tasks] bool, whether the last measurement was above zero
     mean_norms: Tensor  # [tasks], mean of all measurements above zero
     measured: Tensor  # [tasks] int64, how many those were
 
@@ -107,22 +106,23 @@ class DAO(Balancer):
         double_batch: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        if smoothing is not None and not 0 <= smoothing < 1:
-            raise BalanceError(f"smoothing must lie in [0, 1) or be None, found {smoothing!r}")
-        if not 0 <= epsilon < 1:
-            raise BalanceError(f"epsilon must lie in [0, 1), found {epsilon!r}")
-        if floor is not None and not 0 <= floor <= 1:
-            raise BalanceError(f"floor must lie in [0, 1] or be None, found {floor!r}")
-        if own_floor is not None and not 0 <= own_floor <= 1:
-            raise BalanceError(f"own_floor must lie in [0, 1] or be None, found {own_floor!r}")
+        share("floor", floor, one=True, none=True)
+        share("own_floor", own_floor, one=True, none=True)
+        number("data_exponent", data_exponent)  # its range is the data weights' matter, if there are any
+        number("data_smoothing", data_smoothing)
+        given: object = data_weights
+        if given is not None and not isinstance(given, (str, Mapping)):
+            raise BalanceError(f"data_weights must be a name, a mapping of task to name, or None, found {given!r}")
         super().__init__(
-            tasks=tasks, on_nonfinite=on_nonfinite, monitor=True, monitor_every=every, double_batch=double_batch
+            tasks=tasks,
+            smoothing=smoothing,
+            every=every,
+            epsilon=epsilon,
+            double_batch=double_batch,
+            on_nonfinite=on_nonfinite,
         )
-        self.smoothing, self.every, self.epsilon = smoothing, every, epsilon
         self.floor, self.own_floor = floor, own_floor
         self.scale = choice("scale", scale, ("tasks", "one"))
-        self.add_task_buffer("norms")
-        self.add_task_buffer("active", dtype=torch.bool)
         self.add_task_buffer("mean_norms")
         self.add_task_buffer("measured", dtype=torch.int64)
         self.data: DataWeights | None = None
@@ -158,67 +158,10 @@ class DAO(Balancer):
         return inverse_norm_weights(norms, active, floor=self.floor, scale=self.scale)
 
     def observe(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> None:
-        """Keeps the norms for the steps, and for the absent tasks, that come without one."""
-        norms, active = self._updated(statistics)
-        self.norms.copy_(norms)
-        self.active.copy_(active)
+        """Keeps the norms, and each task's mean norm so far."""
+        super().observe(losses, present, statistics)
         if statistics is not None:
-            seen = statistics.present & active
+            seen = statistics.present & self.active
             self.measured += seen
             step = (statistics.norms.to(self.norms) - self.mean_norms) / self.measured.clamp(min=1)
             self.mean_norms += step.where(seen, 0)
-
-    def extra_repr(self) -> str:
-        """Shows the tasks and the settings that differ from the defaults."""
-        plain = {
-            "smoothing": None,
-            "every": 1,
-            "scale": "tasks",
-            "epsilon": 1e-8,
-            "floor": None,
-            "own_floor": 0.5,
-            "double_batch": False,
-        }
-        changed = [f"{name}={getattr(self, name)!r}" for name, value in plain.items() if getattr(self, name) != value]
-        return ", ".join([super().extra_repr(), *changed])
-
-    def _updated(self, statistics: GradientStatistics | None) -> tuple[Tensor, Tensor]:
-        """Returns the norms and which of them count, `[tasks]` each, after what was measured."""
-        if statistics is None:
-            return self.norms, self.active
-        measured, present = statistics.norms.to(self.norms), statistics.present
-        largest = measured.where(present, self.norms.where(self.active, 0)).max()
-        alive = present & (measured > self.epsilon * largest)
-        norms = measured
-        if self.smoothing is not None:
-            blend = self.smoothing * self.norms + (1 - self.smoothing) * measured
-            norms = blend.where(self.norms > 0, measured)
-        # A zero gradient does not enter the average: it would drag it down, and with it all other tasks, step by step.
-        return norms.where(alive, self.norms), alive.where(present, self.active)
-
-
-def inverse_norm_weights(
-    norms: Tensor,  # [tasks]
-    active: Tensor,  # [tasks] bool
-    *,
-    floor: float | None,
-    scale: str,
-) -> Tensor:
-    """Returns lambda_i = (1 / n_i) / sum_j (1 / n_j) over the active tasks, and the median norm's weight elsewhere.
-
-    Example:
-        >>> norms, active = torch.tensor([1.0, 4.0, 0.0]), torch.tensor([True, True, False])
-        >>> inverse_norm_weights(norms, active, floor=None, scale="one")
-        tensor([0.8000, 0.2000, 0.3200])
-    """
-    known = norms.where(active, torch.nan)
-    # Midpoint median: the lower one of two tasks would be the very norm that the floor is to lift.
-    median = known.nanquantile(0.5)
-    if floor is not None:
-        known = known.clamp(min=floor * median)
-    known = known.where(active, median)
-    ratio = known.where(active, torch.inf).min() / known  # [tasks] in (0, 1]: 1 / n could overflow, this cannot
-    total = active.sum() if scale == "tasks" else 1
-    equal = 1.0 if scale == "tasks" else 1.0 / len(norms)
-    weights = total * ratio / ratio.where(active, 0).sum()
-    return weights.where(active.any(), equal)

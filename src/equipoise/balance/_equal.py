@@ -41,6 +41,7 @@ class Equal(Balancer):
         tensor(3., grad_fn=<SumBackward0>)
     """
 
+    family = "baselines"
     source = "Kurin et al., 2022: In Defense of the Unitary Scalarization"
     url = "https://arxiv.org/abs/2201.04122"
     rule = "weight_i = 1"

@@ -43,6 +43,7 @@ class Fixed(Balancer):
         tensor(4., grad_fn=<SumBackward0>)
     """
 
+    family = "baselines"
     source = "Xin et al., 2022: Do Current Multi-Task Optimization Methods in Deep Learning Even Help?"
     url = "https://arxiv.org/abs/2209.11379"
     rule = "weight_i = c_i, chosen by the user"

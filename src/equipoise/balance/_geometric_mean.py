@@ -51,12 +51,15 @@ class GeometricMean(LastLosses):
         an absent task stands in G with its last loss; one that was never seen leaves G as the others make it.
     """
 
+    family = "baselines"
     source = "Chennupati et al., 2019: MultiNet++ (geometric loss strategy, GLS)"
     url = "https://arxiv.org/abs/1902.08325"
     rule = "weight_i = G / (K L_i), the gradient of G = (prod_i L_i)^(1/K)"
     cost = "none"
     state = "last loss of each task"
     ours = "epsilon; absent tasks count with their last loss"
+
+    positive_losses = True
 
     def __init__(
         self,

@@ -61,6 +61,7 @@ class GradNorm(RateBalancer):
         means, and its weight is scaled with the others.
     """
 
+    family = "norms"
     source = "Chen et al., 2018: GradNorm"
     url = "https://arxiv.org/abs/1711.02257"
     rule = "weights descend sum_i |w_i n_i - mean_j(w_j n_j) r_i^alpha|, r_i = relative loss ratio; sum_i w_i = K"

@@ -55,6 +55,7 @@ class GradNormClosedForm(RateBalancer):
         1e12, so that a solved task is not given up for good.
     """
 
+    family = "norms"
     source = "ours, after Chen et al., 2018: GradNorm"
     url = "https://arxiv.org/abs/1711.02257"
     rule = "weight_i = K (r_i^alpha / n_i) / sum_j (r_j^alpha / n_j), r_i = relative loss ratio, n_i = gradient norm"

@@ -58,6 +58,7 @@ class GradVac(GramianBalancer):
         cosines of tasks in small units. As with PCGrad, the weights act on the heads too.
     """
 
+    family = "gramian"
     source = "Wang et al., 2021: Gradient Vaccine"
     url = "https://arxiv.org/abs/2010.05874"
     rule = "each g_i is turned towards every g_j until their cosine is the pair's running mean; the sum"

@@ -49,6 +49,7 @@ class RecomputeEvery(Wrapper):
         of every step. A task that is absent when the weights are computed keeps the weight it had.
     """
 
+    family = "wrappers"
     source = "Xu et al., 2024: PSMGD, Periodic Stochastic Multi-Gradient Descent"
     url = "https://arxiv.org/abs/2412.10961"
     rule = "weights of another method, computed anew each N steps"

@@ -51,6 +51,7 @@ class RunningAverage(Wrapper):
         own combination of the gradients, the average acts where that combination uses the weights, and on the heads.
     """
 
+    family = "wrappers"
     source = "Zhou et al., 2022: On the Convergence of Stochastic Multi-Objective Gradient Manipulation (CR-MOGM)"
     url = "https://openreview.net/forum?id=ScwfQ7hdwyP"
     rule = "w <- decay w + (1 - decay) w_new of another method"

@@ -36,6 +36,7 @@ class TaskState(torch.nn.Module):
         super().__init__()
         self._tasks: tuple[str, ...] = ()
         self._task_buffers: dict[str, tuple[tuple[int, ...], float, torch.dtype]] = {}
+        self._pair_buffers: set[str] = set()  # those of them that are [tasks, tasks]
         self.register_buffer("name_bytes", torch.empty(0, dtype=torch.uint8))
         if tasks is not None:
             self.name_tasks(tasks)
@@ -64,6 +65,11 @@ class TaskState(torch.nn.Module):
         """Registers a buffer of shape `[tasks, *tail]` that starts as `fill`."""
         self._task_buffers[name] = (tail, fill, dtype)
         self.register_buffer(name, self._fresh(name))
+
+    def add_pair_buffer(self, name: str, *, fill: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+        """Registers a buffer of shape `[tasks, tasks]` that starts as `fill`; both dimensions follow the task order."""
+        self._pair_buffers.add(name)
+        self.add_task_buffer(name, fill=fill, dtype=dtype)
 
     def index(self, task: str) -> int:
         """Returns a task's row, or raises with the nearest name."""
@@ -106,11 +112,14 @@ class TaskState(torch.nn.Module):
                 continue
             if names:
                 order = torch.tensor([names.index(task) for task in self._tasks], device=rows.device)
-                saved[prefix + name] = rows.index_select(0, order)
+                rows = rows.index_select(0, order)
+                saved[prefix + name] = rows.index_select(1, order) if name in self._pair_buffers else rows
             else:  # saved before its first step: as good as new
                 saved[prefix + name] = self._fresh(name)
             setattr(self, name, torch.empty_like(saved[prefix + name], device=self.name_bytes.device))
 
     def _fresh(self, name: str) -> Tensor:
         tail, fill, dtype = self._task_buffers[name]
+        if name in self._pair_buffers:
+            tail = (len(self._tasks),)
         return torch.full((len(self._tasks), *tail), fill, dtype=dtype, device=self.name_bytes.device)

@@ -18,6 +18,7 @@ from equipoise.data._readers import open_table
 from equipoise.data._recipe_text import recipe_text
 from equipoise.data._samplers import LengthGroupedSampler, ShuffleSampler
 from equipoise.data._split import Split
+from equipoise.data._subset import TokenSubset, hold_out
 from equipoise.data._table import RowBatch, Table
 from equipoise.data._tokens import Collator, TokenSplit, tokenise
 
@@ -33,7 +34,9 @@ __all__ = [
     "Table",
     "TableSpec",
     "TokenSplit",
+    "TokenSubset",
     "guess",
+    "hold_out",
     "open_table",
     "prepare",
     "recipe_text",

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from transformers import TrainingArguments, set_seed
 
-from equipoise.data import Prepared, TableSpec, TokenSplit, prepare, tokenise
+from equipoise.balance import create
+from equipoise.data import Prepared, TableSpec, TokenSplit, TokenSubset, hold_out, prepare, tokenise
 from equipoise.errors import RecipeError
 from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, trainable_parameters
 from equipoise.recipe import Recipe
@@ -34,6 +35,8 @@ class Plan:
         precision: `fp32`, `bf16` or `fp16`, and why.
         steps: updates in all.
         rejected_file: the rows that cannot be used.
+        training_rows: what the steps draw from: the training split, less what is held out.
+        held_out: tokenised training rows for a balancer that asks for validation losses, or None.
     """
 
     recipe: Recipe
@@ -44,6 +47,8 @@ class Plan:
     precision: tuple[str, str]
     steps: int
     rejected_file: Path
+    training_rows: TokenSplit | TokenSubset
+    held_out: TokenSubset | None = None
 
     @property
     def sidecar(self) -> Sidecar:
@@ -122,6 +127,7 @@ def make_plan(recipe: Recipe, folder: Path) -> Plan:
         name: tokenise(split, backbone.tokenizer, max_length=recipe.model.max_length, folder=folder, name=name)
         for name, split in prepared.splits.items()
     }
+    training_rows, held_out = _hold_out(recipe, tokens["train"], list(prepared.tasks))
     return Plan(
         recipe,
         backbone,
@@ -129,9 +135,27 @@ def make_plan(recipe: Recipe, folder: Path) -> Plan:
         tokens,
         model,
         precision,
-        _steps(recipe, len(tokens["train"])),
+        _steps(recipe, len(training_rows)),
         folder / "rejected.jsonl",
+        training_rows,
+        held_out,
     )
+
+
+def _hold_out(
+    recipe: Recipe, tokens: TokenSplit, tasks: list[str]
+) -> tuple[TokenSplit | TokenSubset, TokenSubset | None]:
+    """What is trained on and, where the balancer asks for validation losses, what is kept from it for them.
+
+    They are training rows: the validation split chooses the best checkpoint, and must not also steer the training.
+    """
+    if "validation" not in create(recipe.balance.method, tasks, **recipe.balance.options).requires:
+        return tokens, None
+    if len(tokens) < 2:
+        raise RecipeError(
+            f"balance.method: {recipe.balance.method} needs two training rows or more, found {len(tokens)}"
+        )
+    return hold_out(tokens, recipe.balance.held_out, recipe.training.seed)
 
 
 def table_specs(recipe: Recipe) -> list[TableSpec]:

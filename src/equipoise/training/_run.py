@@ -19,7 +19,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from transformers.utils import logging as transformers_logging
 
 from equipoise import recipe as recipes
-from equipoise.balance import available, create
+from equipoise.balance import create
 from equipoise.errors import RecipeError, RunError
 from equipoise.models import load_model, save_model
 from equipoise.recipe import Recipe
@@ -118,7 +118,6 @@ def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[Tra
 
 def _plan(recipe: Recipe, run: Run) -> Plan:
     state = _processes()
-    _check_processes(recipe, state.num_processes)
     cache = run.cache_folder / str(state.process_index)  # each process reads the data for itself
     shutil.rmtree(cache, ignore_errors=True)
     try:
@@ -154,15 +153,6 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
 def _processes() -> PartialState:
     """This process among its siblings: alone, or started by torchrun or `accelerate launch`."""
     return PartialState(cpu=pick_device().type == "cpu")
-
-
-def _check_processes(recipe: Recipe, count: int) -> None:
-    needs = available()[recipe.balance.method].requires  # of the method: what is only logged may be one process's
-    if count > 1 and needs:
-        raise RecipeError(
-            f"balance.method: {recipe.balance.method} measures {', '.join(sorted(needs))} of one process's rows, so {count} "
-            "processes would weigh the tasks differently. Use equal or fixed, or train in one process"
-        )
 
 
 def _finish(trainer: MultiTaskTrainer, plan: Plan, run: Run, seconds: float, best: int | None, started: float) -> None:
@@ -204,6 +194,8 @@ def opening_lines(plan: Plan) -> list[str]:
     lines.append(f"precision: {about['precision']}, because {about['precision_reason']}")
     method = plan.recipe.balance.method
     lines.append(f"training: {about['steps']} steps on {about['device']}, balanced by {method}")
+    if plan.held_out is not None:
+        lines.append(f"held out: {len(plan.held_out)} training rows weigh the tasks ({method}) and train nothing")
     return lines
 
 
@@ -221,7 +213,7 @@ def build_trainer(plan: Plan, run: Run, callbacks: Sequence[TrainerCallback]) ->
         tasks=tasks,
         balancer=balancer,
         measured_at=recipe.balance.shared,
-        train_dataset=plan.tokens["train"],
+        train_dataset=plan.training_rows,
         eval_dataset=validation,
         tokenizer=plan.backbone.tokenizer,
         sidecar=plan.sidecar,
@@ -231,6 +223,7 @@ def build_trainer(plan: Plan, run: Run, callbacks: Sequence[TrainerCallback]) ->
         head_learning_rate=settings.head_learning_rate or 10 * settings.learning_rate,
         group_by_length=settings.group_by_length,
         callbacks=list(callbacks),
+        held_out=plan.held_out,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

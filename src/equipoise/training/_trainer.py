@@ -23,9 +23,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from equipoise.balance import Balancer
 from equipoise.data import Collator, LengthGroupedSampler, ShuffleSampler
 from equipoise.errors import BalanceError, RunError
-from equipoise.models import Sidecar, autocast_free, forward_all, representation, save_model, slices
+from equipoise.models import Sidecar, forward_all, representation, save_model, slices
 from equipoise.runs import Run, replace_folder, write_json
 from equipoise.tasks import Task
+from equipoise.training._feeds import feed, task_losses
 from equipoise.training._history import plain_numbers
 from equipoise.training._parameters import parameter_groups, plain_model, shared_parameters
 from equipoise.training._selection import Selection
@@ -57,6 +58,7 @@ class MultiTaskTrainer(Trainer):
         group_by_length: batches of similar length.
         eval_max_tokens: tokens of one evaluation batch.
         callbacks: the user's.
+        held_out: tokenised rows that weigh the tasks and train nothing, for balancers that ask for validation losses.
     """
 
     optimizer: torch.optim.Optimizer | None
@@ -84,6 +86,7 @@ class MultiTaskTrainer(Trainer):
         group_by_length: bool = True,
         eval_max_tokens: int = 8192,
         callbacks: list[TrainerCallback] | None = None,
+        held_out: Any | None = None,
     ) -> None:
         self.tasks, self.balancer, self.measured_at = dict(tasks), balancer, measured_at
         self.task_slices = slices(tasks)
@@ -107,6 +110,7 @@ class MultiTaskTrainer(Trainer):
             callbacks=callbacks,
         )
         self.balancer.to(self.args.device)
+        self.feeds = feed(self, balancer, held_out)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._window is not None:
@@ -127,17 +131,11 @@ class MultiTaskTrainer(Trainer):
     ) -> Any:
         """The balanced loss of one micro-batch."""
         targets: Mapping[str, Tensor] = inputs.pop("targets")
+        self.feeds.before()
+        self.feeds.keep(inputs, targets)
         outputs = model(**inputs)
         self.rows_trained += len(outputs.logits)
-        logits = autocast_free(outputs.logits)
-        losses, labels = {}, {}
-        for name, task in self.tasks.items():
-            labelled = targets[name] if targets[name].dim() == 1 else targets[name][:, 0]
-            rows = (~labelled.isnan()).nonzero().squeeze(1)
-            if len(rows):
-                own = targets[name][rows]
-                losses[name] = task.loss(logits[rows, self.task_slices[name]], own)
-                labels[name] = task.balance_targets(own)
+        losses, labels = task_losses(self.tasks, self.task_slices, outputs.logits, targets)
         try:
             loss = self.balancer(losses, shared=self._shared(), targets=labels)
         except BalanceError as error:

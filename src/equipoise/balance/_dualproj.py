@@ -1,0 +1,94 @@
+"""DualProj: the mean gradient is bent until it harms no task, as gradient episodic memory does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from equipoise.balance._base import Scale
+from equipoise.balance._foreign import Solver
+from equipoise.balance._gramian import COST, STATE, GramianBalancer, preferred
+from equipoise.balance._registry import register
+from equipoise.balance._settings import per_task
+
+
+@register("dualproj")
+class DualProj(GramianBalancer):
+    """Projects the mean of the gradients onto the directions that harm no task.
+
+    update = argmin |d - sum_i p_i g_i|  with  g_j . d >= 0 for every j
+
+    p are the preferences (1 / K each by default). The update is a non-negative combination of the gradients.
+
+    References:
+        Gradient Episodic Memory for Continual Learning (Lopez-Paz and Ranzato, 2017)
+        https://arxiv.org/abs/1706.08840
+
+    Args:
+        tasks: every task's name; None takes them from the first call, which must then carry all tasks.
+        preferences: task name -> number above 0, for every task; only their ratios count. None: all alike.
+        scale: `"one"`: the weighted mean of the gradients, so that tasks without conflict weigh 1 / K each; `"tasks"`:
+            times the number of tasks.
+        smoothing: share of the old value that running averages of norms and cosines keep, in [0, 1); None: no average.
+        every: measure and solve each so many steps, and keep the weights between.
+        double_batch: weigh each half of the batch by the Gramian of the other. Needs per-example losses.
+        on_nonfinite: `"raise"`, or `"skip"` to leave a task out of a step in which its loss or gradient is not finite.
+
+    Raises:
+        BalanceError: TorchJD or its solver is not installed, a setting is out of its range, or preferences are not of
+            the tasks.
+
+    Example:
+        >>> import torch
+        >>> hidden = torch.tensor([[1.0, 1.0]], requires_grad=True)  # [n, d]
+        >>> losses = {"polarity": hidden[:, 0] * 2, "label": hidden[:, 1] - hidden[:, 0] * 3}
+        >>> balancer = DualProj(scale="tasks")
+        >>> loss = balancer(losses, shared=hidden)
+        >>> {task: round(weight, 2) for task, weight in balancer.last["weights"].items()}
+        {'polarity': 1.5, 'label': 1.0}
+
+    Note:
+        The paper projects the gradient of the present task against those of past tasks; here, as in TorchJD, all tasks
+        are present ones, and their mean is projected. TorchJD's solver divides the Gramian by its trace and adds 1e-4 to
+        the diagonal. The weights act on the heads too.
+    """
+
+    family = "gramian"
+    source = "Lopez-Paz and Ranzato, 2017: Gradient Episodic Memory for Continual Learning"
+    url = "https://arxiv.org/abs/1706.08840"
+    rule = "the mean gradient, projected onto the directions that harm no task"
+    needs = "shared; pip install torchjd, quadprog"
+    cost = COST
+    state = STATE
+    ours = "all tasks at once (as TorchJD), absent tasks, smoothing, every, scale, double_batch"
+
+    def __init__(
+        self,
+        *,
+        tasks: Sequence[str] | None = None,
+        preferences: Mapping[str, float] | None = None,
+        scale: Scale = "one",
+        smoothing: float | None = None,
+        every: int = 1,
+        double_batch: bool = False,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        super().__init__(
+            tasks=tasks,
+            scale=scale,
+            smoothing=smoothing,
+            every=every,
+            double_batch=double_batch,
+            on_nonfinite=on_nonfinite,
+        )
+        self.preferences = None if preferences is None else per_task("preferences", preferences, above=0)
+        if self.tasks:
+            preferred(self.preferences, self.tasks, range(len(self.tasks)))
+        self._solver = Solver("DualProjWeighting")
+
+    def solve(self, gramian: Tensor, losses: Tensor, rows: Sequence[int]) -> Tensor:
+        """Returns the weights, `[m]`."""
+        self._solver.module.pref_vector = preferred(self.preferences, self.tasks, rows)
+        return self._solver(gramian)

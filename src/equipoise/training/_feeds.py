@@ -1,0 +1,116 @@
+"""The tasks' losses of a batch, and the further ones that some balancers ask for: on held-out rows, and after the update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from equipoise.balance import Balancer
+from equipoise.data import ShuffleSampler
+from equipoise.models import autocast_free
+from equipoise.tasks import Task
+
+__all__ = ["Feeds", "task_losses"]
+
+
+def task_losses(
+    tasks: Mapping[str, Task],
+    slices: Mapping[str, slice],
+    logits: Tensor,  # [rows, outputs]
+    targets: Mapping[str, Tensor],  # [rows] or [rows, classes], NaN where a row carries no label
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One loss for each labelled row, by task, and the labels that data weights read.
+
+    A task without a label in the batch has empty tensors: other processes may have some, and then all must walk back.
+    """
+    logits = autocast_free(logits)
+    losses, labels = {}, {}
+    for name, task in tasks.items():
+        labelled = targets[name] if targets[name].dim() == 1 else targets[name][:, 0]
+        rows = (~labelled.isnan()).nonzero().squeeze(1)
+        own = targets[name][rows]
+        # An empty batch's loss may not be defined, but it has nothing in it.
+        chosen = logits[rows, slices[name]]
+        losses[name] = task.loss(chosen, own) if len(rows) else chosen.flatten()
+        if len(rows):
+            labels[name] = task.balance_targets(own)
+    return losses, labels
+
+
+class Feeds(TrainerCallback):
+    """Tells a balancer what it asks for beside the training losses, at the right moments.
+
+    Args:
+        balancer: `requires` says what it asks for.
+        trainer: computes the losses; it calls `before` at the start of a step and `keep` with every batch.
+        held_out: rows that no step trains on, or None where the balancer asks for none.
+    """
+
+    def __init__(self, balancer: Balancer, trainer: Any, held_out: Any | None) -> None:
+        self.balancer, self.trainer, self.held_out = balancer, trainer, held_out
+        self._order = ShuffleSampler(len(held_out), trainer.args.seed).order() if held_out is not None else None
+        self._observed = -1
+        self._kept: tuple[dict[str, Any], list[Tensor]] | None = None
+
+    def before(self) -> None:
+        """Before the first batch of a step: losses on held-out rows, another batch of them each time."""
+        step: int = self.trainer.state.global_step
+        if "validation" not in self.balancer.requires or step == self._observed or step % self.balancer.validate_every:
+            return
+        assert self.held_out is not None
+        assert self._order is not None
+        self._observed = step
+        args, model = self.trainer.args, self.trainer.model_wrapped
+        # The rows follow from the step, so that a resumed run sees the same ones.
+        start = (step // self.balancer.validate_every * args.world_size + args.process_index) * args.train_batch_size
+        places = (start + torch.arange(min(args.train_batch_size, len(self._order)))) % len(self._order)
+        batch = self.trainer.data_collator([self.held_out[int(self._order[place])] for place in places])
+        model.eval()
+        try:
+            self.balancer.observe_validation(self._losses(self.trainer._prepare_inputs(batch)))
+        finally:
+            model.train()
+
+    def keep(self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor]) -> None:
+        """Remembers the batch, and the random state that its dropout is drawn from."""
+        if "after" in self.balancer.requires:
+            self._kept = ({**inputs, "targets": targets}, _random_states(self.trainer.args.device))
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """After the update: the losses of the step's last batch again, with the same dropout."""
+        if self._kept is None:
+            return
+        inputs, states = self._kept
+        self._kept = None
+        device: torch.device = self.trainer.args.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.set_rng_state(states[0])
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(states[1], device)
+            self.balancer.observe_after(self._losses(inputs))
+
+    @torch.no_grad()
+    def _losses(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        trainer = self.trainer
+        targets = inputs.pop("targets")
+        with trainer.compute_loss_context_manager():
+            logits = trainer.model_wrapped(**inputs).logits
+            return task_losses(trainer.tasks, trainer.task_slices, logits, targets)[0]
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return states
+
+
+def feed(trainer: Trainer, balancer: Balancer, held_out: Any | None) -> Feeds:
+    """Makes the feeds of a trainer and adds them to its callbacks."""
+    feeds = Feeds(balancer, trainer, held_out)
+    trainer.add_callback(feeds)
+    return feeds
