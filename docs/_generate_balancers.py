@@ -1,11 +1,13 @@
 """Writes docs/balancers.md from the balancer classes: `python docs/_generate_balancers.py`, or `--check` to compare."""
 
+import re
 import sys
 from pathlib import Path
 
 from _page import write_or_check
 
 from equipoise.balance import describe
+from equipoise.balance._registry import by_family
 
 PAGE = Path(__file__).with_name("balancers.md")
 
@@ -14,8 +16,8 @@ HEAD = """\
 
 <!-- Written by docs/_generate_balancers.py from the classes. Change those, then run it again. -->
 
-A balancer takes the tasks' losses and returns one scalar whose backward is the balanced update. Its weights are
-constants of the step. Choose one by name, in a recipe (`balance: {method: dao}`) or in Python:
+A balancer takes the tasks' losses and returns one scalar whose backward is the balanced update. Choose one by name, in a
+recipe (`balance: {method: dao}`) or in Python:
 
 ```python
 from equipoise.balance import create
@@ -26,19 +28,22 @@ loss.backward()
 print(balancer.last["weights"])
 ```
 
-| method | source | rule | needs | cost | state | ours |
-| --- | --- | --- | --- | --- | --- | --- |
-"""
-
-TAIL = """
-*Cost* is what a method adds to one ordinary backward. *Ours* is what is not in the source. Settings:
-
-{settings}
+`equipoise balancers` lists the methods of this page and those of other packages, `equipoise balancers NAME` tells all
+about one, and [recipe.md](recipe.md#balance) has every setting with its default and its meaning. A method of your own:
+[write-a-balancer.md](write-a-balancer.md).
 
 Published comparisons ([2201.04122](https://arxiv.org/abs/2201.04122), [2209.11379](https://arxiv.org/abs/2209.11379))
 find that fixed weights, **tuned** on validation data, match most methods that adapt. Compare with that arm before you
 believe any other.
 
+## The methods
+
+*Needs* is what the call takes beside the losses: `shared` is the representation or the shared parameters
+([where to measure](#where-to-measure)). *Cost* is what a method adds to one ordinary backward. *Ours* is what is not in
+the source.
+"""
+
+TAIL = """
 ## What every balancer does
 
 - **Absent tasks.** A task without an example in a batch adds nothing, and keeps its statistics. Weights refer to all
@@ -51,8 +56,90 @@ believe any other.
 - **State** is tensors only, the tasks' names included. A restored balancer goes on to the bit.
 - **Logs.** `balancer.last` holds losses, weights, gradient norms and cosines as plain numbers; they leave the device
   when it is read. `monitor=True` measures norms and cosines for methods that do not need them.
-- **Cosines** at a representation mean nothing if two tasks touch no common row: they are left out, not reported as 0.
-  Take them at shared parameters: `shared=list(layer.parameters())`.
+- **Cosines** at a representation mean nothing if two tasks touch no common row: they are left out of `last`, not reported
+  as 0. See [tasks on different batches](#tasks-on-different-batches).
+- **One task.** A run of one task trains it with a weight above 0. In a batch with only one of several tasks the others are
+  absent, no more.
+
+Each of these is an error that names the task where there is one: no loss at all, or no example for any task; a task that
+is not of the run (the nearest name is told); a loss that is no floating-point scalar or `[n]`, or that carries no
+gradient; a negative loss for a method that is defined for losses of zero or more; a `shared` that needs no gradient, or
+that no loss depends on; a loaded state of other tasks.
+
+## Where to measure
+
+Methods that need `shared` measure each task's gradient there, by `torch.autograd.grad`: it fills no `.grad`, and your own
+`backward` stays the only one. In a recipe it is `balance.shared`; in Python it is what you pass.
+
+| `balance.shared` | in Python | what is walked back, for each task | not seen |
+| --- | --- | --- | --- |
+| `representation` | the tensor `[n, d]` that the heads were fed with | its head | the backbone |
+| `last_layer` | `list(block.parameters())` of the last block | its head and that block | the layers below |
+| `adapter` | the adapter's trained parameters | head and backbone, for the adapter's gradients only | nothing else trains |
+| `all` | every trained parameter that the tasks share | head and backbone | nothing |
+
+At the representation a norm counts each row by itself: it does not see that two rows pull a parameter in opposite
+directions, nor what the backbone makes of a pull.
+
+<!-- scopes -->
+
+- **Exactness.** Every place is measured exactly for what it is: against plain float64 autograd to 1e-10. The question is
+  only whether its norms and angles stand for those of all shared parameters.
+- **The update.** At parameters the tasks' gradients are known after the measurement. Where a further backward of the
+  weighted loss would cost more than walking each task back to its head as well, they become the update themselves, and the
+  scalar's backward only hands them over. Its value is the weighted loss either way. (Not so with data weights, whose
+  gradients are not the measured ones.)
+- **Methods with an update of their own** (DB-MTL, MetaBalance) combine the gradients themselves, at parameters only. At a
+  representation they return weights.
+- **`every=N`** measures each N-th step and keeps what was found, which divides the cost of measuring by N.
+- **`retain_graph`.** Where the gradients become the update, measuring frees the losses' graph, as a backward would. If you
+  call a backward of your own on the losses, set `balancer.retain_graph = True` first.
+- **Checkpointed activations** must be non-reentrant (`use_reentrant=False`) to be measured at parameters; so PyTorch wants
+  it. At the representation either kind works.
+- **A compiled backbone** frees its buffers in the first walk back. To measure it at parameters, set
+  `torch._functorch.config.donated_buffer = False` before compiling. At the representation nothing is needed, as long as the
+  heads are not compiled with it.
+
+## Tasks on different batches
+
+Call the balancer once a step with the losses of all batches ([examples/different_batches.py](../examples/different_batches.py)):
+
+- `shared=list(backbone.parameters())` is exact. The tasks' graphs are separate, so measuring each is one backward of its
+  own batch, and together they are the update: no walk is made twice.
+- `shared=[hidden_a, hidden_b]` walks back only the heads. The norms are of different rows, and that of a mean over n rows
+  is about 1 / sqrt(n) as large: keep the batches the same size.
+- Two tasks that touch no common row of a representation are orthogonal there by construction, which says nothing on
+  conflict. Methods that work with angles refuse such a batch and name the two tasks, unless an earlier batch showed both
+  tasks on common rows: then the last known cosine counts.
+- A step may also carry one task only. The others are absent: they keep their statistics, and still count in the weights.
+
+## Accumulation
+
+Each call in training is one step of the statistics, so with accumulation every micro-batch is one: it is weighed by what it
+shows itself, and running averages advance once a micro-batch. The accumulated gradient is the sum of the micro-batches'
+balanced gradients. It equals that of one large batch only for methods with constant weights (`equal`, `fixed`), and there
+only if the micro-batches carry equally many examples of each task, since each micro-batch takes its own mean.
+
+## Several processes
+
+Under DDP, or any other way of averaging gradients over processes, the balancer finds the default process group by itself:
+
+- Losses are joined as sums and counts over all ranks, so the weights are those of one process on the joined batch, and the
+  same on every rank. A scalar loss counts as one example: pass one loss per example (`[n]`) where ranks have unequal shares
+  of a task.
+- Gradients at parameters are added up over ranks before anything is computed from them. At a representation each rank has
+  rows of its own, so there the sums of squares and products are added up. (The mean of the ranks' own norms would be
+  too large, by the noise within each rank.)
+- Each rank's scalar is its share of the weighted loss, scaled such that the **average** of the ranks' gradients is the
+  update.
+- Every rank must call the balancer in every step, and walk back through every head. Pass a task without an example on this
+  rank as an empty tensor with a graph: the loss of its head on `hidden[:0]`, one value per example. A rank that has nothing
+  at all to pass is an error on every rank, so that none waits for ever.
+- FSDP and tensor parallelism: no process has a whole gradient of a sharded parameter, so parameters are refused there.
+  Measure at the representation.
+- `balancer.process_group` is `"world"` (the default group, where one was started), a process group, or `None` for a balancer
+  that looks at this process alone.
+- Scoring (`torch.no_grad()` or `.eval()`) exchanges nothing: each rank gets the loss of its own rows.
 
 ## DAO: what is the paper's and what is ours
 
@@ -102,14 +189,27 @@ others down.
 
 def page() -> str:
     """Returns the page as it should be."""
-    rows = describe()
+    ours = [row for row in describe() if row["package"] == "equipoise"]
+    parts = [HEAD, *(_table(title, rows) for title, rows in by_family(ours).items()), TAIL]
+    return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def _table(family: str, rows: list[dict[str, str]]) -> str:
     lines = [
-        f"| `{row['method']}` (`{row['class']}`) | [{row['source']}]({row['url']}) | {row['rule']} | {row['needs']} "
-        f"| {row['cost']} | {row['state']} | {row['ours']} |"
-        for row in rows
+        f"### {family}\n",
+        "| method | source | rule | needs | cost | state | ours |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    settings = "\n".join(f"- `{row['method']}`: " + row["settings"] for row in rows)
-    return HEAD + "\n".join(lines) + "\n" + TAIL.replace("{settings}", settings)
+    for row in rows:
+        source = f"[{_cell(row['source'])}]({row['url']})"
+        told = [_cell(row[key]) for key in ("rule", "needs", "cost", "state", "ours")]
+        lines.append("| " + " | ".join([f"`{row['method']}` (`{row['class']}`)", source, *told]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text as a cell of a table: nothing in a formula is markup."""
+    return re.sub(r"([|*<])", r"\\\1", text)
 
 
 if __name__ == "__main__":

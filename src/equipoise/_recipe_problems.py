@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -157,14 +158,16 @@ def check_balance(settings: BalanceSettings, tasks: list[str]) -> list[str]:
     """Builds the balancer once, which checks its settings."""
     from equipoise import balance  # imports torch, so only where a recipe is really checked
 
-    odd = sorted(set(settings.options) & {"name", "task_names", "tasks"})
+    cls = balance.available().get(settings.method)
+    own = {"name", "task_names"} & set(() if cls is None else inspect.signature(cls).parameters)
+    odd = sorted(set(settings.options) & {"name", "task_names", "tasks"} - own)
     if odd:
         return [f"balance.{odd[0]}: unknown key. The tasks are those of the recipe"]
     try:
         balance.create(settings.method, tasks, **settings.options)
     except EquipoiseError as error:
         return [f"balance: {error}"]
-    except (TypeError, ValueError, AttributeError) as error:
+    except (ValueError, AttributeError) as error:
         return [f"balance: '{settings.method}' cannot be made with {settings.options}: {error}"]
     return []
 

@@ -11,11 +11,14 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.errors import EquipoiseError, RecipeError
+from equipoise.errors import BalanceError, EquipoiseError, RecipeError
+
+if TYPE_CHECKING:
+    from equipoise.balance import Balancer
 
 app = typer.Typer(
     name="equipoise",
@@ -224,22 +227,99 @@ def export(
 
 @app.command()
 def balancers(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every column.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A method, to be told whole.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with everything.")] = False,
 ) -> None:
-    """List the balancing methods: what each does, needs and costs."""
+    """List the balancing methods: what each does, needs and costs; with a NAME, tell all about one.
+
+    Example: equipoise balancers dao
+    """
     from rich.console import Console
-    from rich.table import Table
 
-    from equipoise.balance import describe
+    from equipoise.balance import available, defaults_of, describe
+    from equipoise.balance._registry import by_family, did_you_mean
 
-    methods = describe()
+    rows = describe(broken=True)
+    if name is not None:
+        names = [row["method"] for row in rows]
+        rows = [row for row in rows if row["method"] == name]
+        if not rows:
+            raise BalanceError(f"no balancer {name!r}.{did_you_mean(name, names)} Available: {', '.join(names)}")
+    classes = [None if row["error"] else available()[row["method"]] for row in rows]
     if as_json:
-        typer.echo(json.dumps(methods, indent=2, ensure_ascii=False))
+        found = [row | {"defaults": defaults_of(cls) if cls else {}} for row, cls in zip(rows, classes, strict=True)]
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False, default=repr))
         return
-    table = Table("method", "rule", "needs", "cost", "settings", "source", show_lines=True)
-    for method in methods:
-        table.add_row(*(method[key] for key in ("method", "rule", "needs", "cost", "settings", "source")))
-    Console().print(table)
+    console = Console(highlight=False)
+    if name is not None:
+        for row, cls in zip(rows, classes, strict=True):
+            _print_balancer(console, row, cls)
+        return
+    width = max(len(row["method"]) for row in rows)
+    for title, members in by_family(rows).items():
+        _print_family(console, title, members, width)
+    console.print("All about one: equipoise balancers NAME. In a recipe: balance: {method: NAME}")
+
+
+def _print_family(console: Any, title: str, rows: list[dict[str, str]], width: int) -> None:
+    """One table; a cost that several of its methods share is told once, below."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    costs = [row["cost"] for row in rows]
+    usual = max(costs, key=lambda cost: (sum(other.startswith(cost) for other in costs if len(cost) > 40), len(cost)))
+    if len(usual) <= 40 or sum(cost.startswith(usual) for cost in costs) < 3:
+        usual = ""
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title, "bold"), title_justify="left", expand=True, pad_edge=False)
+    table.add_column("method", no_wrap=True, min_width=width)
+    for heading, ratio in (("rule", 5), ("needs", 4), ("cost", 4)):
+        table.add_column(heading, ratio=ratio, overflow="fold")
+    for row in rows:
+        rule = f"cannot be used: {row['error']}" if row["error"] else row["rule"]
+        needs = row["needs"] if row["package"] == "equipoise" else f"{row['needs']} (package {row['package']})".strip()
+        cost = row["cost"].replace(usual, "(*)", 1) if usual else row["cost"]
+        table.add_row(*(Text(text) for text in (row["method"], rule, needs, cost)))
+    console.print(table)
+    if usual:
+        console.print(Text(f"(*) {usual}\n"))
+
+
+def _print_balancer(console: Any, row: dict[str, str], cls: type[Balancer] | None) -> None:
+    """All about one method; `cls` is None if it cannot be used."""
+    import inspect
+
+    from rich.table import Table
+    from rich.text import Text
+
+    keys = ("method", "class", "package", "error", "source", "url", "rule", "needs", "cost", "state", "ours")
+    lines = [(key, row[key]) for key in keys if row[key]]
+    if cls is not None:
+        example = {"method": row["method"]}
+        if "shared" in cls.requires and "representation" not in cls.scopes:
+            example["shared"] = "last_layer"
+        for setting in filter(None, row["settings"].split(", ")):
+            parameter = inspect.signature(cls).parameters[setting]
+            default: object = "required"
+            if parameter.default is not parameter.empty:
+                default = parameter.default
+            else:
+                example[setting] = _placeholder(setting, str(parameter.annotation))
+            told = default if isinstance(default, str) else json.dumps(default, ensure_ascii=False, default=repr)
+            lines.append(("settings", f"{setting}: {told}"))
+        in_yaml = ", ".join(f"{key}: {value}" for key, value in example.items())
+        lines.append(("recipe", f"balance: {{{in_yaml}}}"))
+    table = Table.grid(padding=(0, 2))
+    for number, (key, text) in enumerate(lines):
+        table.add_row(Text("" if number and lines[number - 1][0] == key else key, "bold"), Text(text, overflow="fold"))
+    console.print(table)
+
+
+def _placeholder(setting: str, annotation: str) -> str:
+    """What stands in an example for a setting that only the user knows."""
+    if setting == "of":
+        return "dao"
+    return "{TASK: 1.0}" if "Mapping" in annotation else "TASK" if "str" in annotation else "..."
 
 
 @app.command()

@@ -15,9 +15,7 @@ def pair(value: float = 1.0) -> dict[str, torch.Tensor]:
 
 
 def test_an_unknown_method_names_the_nearest() -> None:
-    with pytest.raises(
-        BalanceError, match=r"^no balancer 'equl'\. Did you mean 'equal'\? Available: dao, equal, fixed"
-    ):
+    with pytest.raises(BalanceError, match=r"^no balancer 'equl'\. Did you mean 'equal'\? Available: .*dao, .*equal, "):
         create("equl", ["a"])
 
 

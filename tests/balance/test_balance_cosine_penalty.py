@@ -97,14 +97,14 @@ def test_absent_tasks_and_steps_between() -> None:
     assert balancer.last["weights"] == {"a": 1.0, "c": 1.0}
 
 
-def test_penalty_of_hand_made_gradients() -> None:
+def test_penalty_of_a_hand_made_gramian() -> None:
     balancer = GradientCosinePenalty(strength=1.0)
-    one, other = torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0])
-    assert balancer.penalty([[one], None, [other]]).item() == pytest.approx(2.0)
-    assert balancer.penalty([[one, None], [None, other]]).item() == 0.0, "they meet nowhere"
-    assert balancer.penalty([[one], None, [None]]) is None
-    scalars = [torch.tensor(2.0), torch.tensor(3.0)]
-    assert balancer.penalty([[x] for x in scalars]).item() == pytest.approx(0.0, abs=1e-6)
+    nan = float("nan")
+    gramian = torch.tensor([[1.0, -2.0, 0.0], [-2.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
+    cosines = torch.tensor([[1.0, -1.0, nan], [-1.0, 1.0, nan], [nan, nan, nan]])
+    assert balancer.penalty(gramian, cosines).item() == pytest.approx(2.0), "one pair, opposed; the third has none"
+    apart = torch.full((3, 3), nan)
+    assert balancer.penalty(gramian, apart).item() == 0.0, "they meet nowhere"
 
 
 @pytest.mark.parametrize("strength", [-1.0, "0.1", None])

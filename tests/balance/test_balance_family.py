@@ -263,6 +263,22 @@ def test_what_is_not_finite_can_be_skipped_and_never_reaches_a_parameter(
     assert "task 'label'" in caplog.text
 
 
+@METHODS
+def test_a_negative_loss_is_refused_or_trained_on(method: str) -> None:
+    toy = Toy()
+    losses, hidden = toy.losses()
+    losses["label"] = losses["label"] - 1e6
+    balancer = build(method, TASKS)
+    shared = toy.shared(hidden, scopes_of(method)[0])
+    if balancer.positive_losses:
+        with pytest.raises(BalanceError, match="task 'label': its loss is -.*defined for losses of zero or more"):
+            balancer(losses, shared=shared)
+    else:
+        balancer(losses, shared=shared).backward()
+        assert toy.backbone.grad.isfinite().all()
+        assert all(weight >= 0 or method in {"imtl_g", "aligned_mtl"} for weight in balancer.last["weights"].values())
+
+
 @PLACES
 def test_bfloat16_autocast_agrees_within_rounding(method: str, where: str) -> None:
     exact, rounded = build(method, TASKS), build(method, TASKS)

@@ -75,7 +75,7 @@ def test_step_by_hand() -> None:
 
 
 def test_without_a_second_forward_the_next_losses_stand_for_those_after_the_update() -> None:
-    exact, other = FAMO(exact=True), FAMO()
+    exact, other = FAMO(exact=True), FAMO(exact=False)
     draw = torch.Generator().manual_seed(0)
     rows = torch.rand(20, 3, generator=draw, dtype=torch.float64) + 0.1
     for number, row in enumerate(rows.tolist()):
@@ -87,10 +87,19 @@ def test_without_a_second_forward_the_next_losses_stand_for_those_after_the_upda
     assert other.xi.any()
 
 
+def test_the_exact_form_says_once_that_nobody_tells_it_the_losses_after_an_update(caplog) -> None:
+    balancer = FAMO(tasks=TASKS)
+    for _ in range(102):
+        weights(balancer, a=1.0, b=1.0, c=1.0)
+    assert caplog.text.count("observe_after") == 1
+    assert balancer.xi.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_what_each_form_needs() -> None:
     assert FAMO(exact=True).requires == {"after"}
-    assert FAMO().requires == frozenset()
-    balancer = FAMO()
+    assert FAMO().requires == {"after"}
+    assert FAMO(exact=False).requires == frozenset()
+    balancer = FAMO(exact=False)
     weights(balancer, a=1.0)
     before = {name: tensor.clone() for name, tensor in balancer.state_dict().items()}
     balancer.observe_after(losses(a=0.5))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from jacobians import combined, draw, named, step
 
-from equipoise.balance._foreign import stream
 from equipoise.balance._gradvac import GradVac
+from equipoise.balance._streams import stream
 from equipoise.errors import BalanceError
 
 aggregation = pytest.importorskip("torchjd.aggregation")

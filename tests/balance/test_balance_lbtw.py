@@ -52,9 +52,9 @@ def test_an_absent_task_keeps_its_ratio_under_normalising() -> None:
 
 def test_the_first_loss_is_the_first_above_zero() -> None:
     balancer = LBTW(alpha=1)
-    assert weights(balancer, a=0.0, b=-1.0) == {"a": 1.0, "b": 1.0}
+    assert weights(balancer, a=0.0, b=0.0) == {"a": 1.0, "b": 1.0}
     assert weights(balancer, a=2.0, b=4.0) == {"a": 1.0, "b": 1.0}
-    assert weights(balancer, a=1.0, b=-3.0) == {"a": 0.5, "b": 0.0}
+    assert weights(balancer, a=1.0, b=0.0) == {"a": 0.5, "b": 0.0}
 
 
 def test_losses_of_zero_stay_finite_under_normalising() -> None:

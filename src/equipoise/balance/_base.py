@@ -14,7 +14,7 @@ from torch import Tensor
 from equipoise.balance._batch import Batch, check_gradients, halve, means_of, read_losses
 from equipoise.balance._gradients import GradientStatistics, average, is_parameter, points_of
 from equipoise.balance._ranks import Ranks
-from equipoise.balance._readings import Reading, take_readings, update
+from equipoise.balance._readings import Reading, differentiable_gramian, take_readings, update
 from equipoise.balance._registry import did_you_mean
 from equipoise.balance._state import TaskState
 from equipoise.errors import BalanceError
@@ -127,8 +127,13 @@ class Balancer(TaskState):
         What is not measured, such as the heads, still gets sum_i weight_i gradient_i.
         """
 
-    def penalty(self, gradients: Sequence[Sequence[Tensor | None] | None]) -> Tensor | None:
-        """Returns what is added to the loss, from differentiable gradients `[tasks][points]`, of `differentiable` classes."""
+    def penalty(self, gramian: Tensor, cosines: Tensor) -> Tensor | None:
+        """Returns what `differentiable` classes add to the loss.
+
+        Args:
+            gramian: `[tasks, tasks]`, inner products of the tasks' gradients, differentiable; 0 where absent.
+            cosines: `[tasks, tasks]`, detached; NaN where a cosine has no meaning.
+        """
 
     def initial_weights(self) -> Tensor:
         """Returns the weights `[tasks]` before the first training step."""
@@ -231,7 +236,8 @@ class Balancer(TaskState):
         factors = self.data_weights(examples, targets)
         penalty = None
         if readings and self.differentiable:
-            penalty = self.penalty([p if keep else None for p, keep in zip(readings[0].pulls, kept, strict=True)])
+            cosines = readings[0].statistics.only(present).cosines
+            penalty = self.penalty(differentiable_gramian(readings[0], batch, kept, present), cosines)
         with torch.no_grad():
             plain = batch.means.where(present, 0)  # drops the NaN of a skipped task
             measured = [reading.statistics for reading in readings]

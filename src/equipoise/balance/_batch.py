@@ -73,17 +73,12 @@ class Batch:
             return added / loss.numel()
         return added * (self.ranks / self.totals.sum(0)[task]).to(dtype)
 
-    def part_of_whole(self, part: int, task: int) -> float | Tensor:
-        """What share of a task's examples, on all ranks, lies in a part."""
-        if self.totals is not None:
-            return self.totals[part, task] / self.totals[:, task].sum().clamp(min=1)
-        return self.counts[part][task] / max(sum(row[task] for row in self.counts), 1)
-
     def own_share(self, part: int, task: int) -> float | Tensor:
         """The factor of the gradient of this rank's mean over a part, in a sum that will be averaged over ranks."""
+        count = self.counts[part][task]
         if self.totals is None:
-            return self.part_of_whole(part, task)
-        return self.ranks * self.counts[part][task] / self.totals[:, task].sum().clamp(min=1)
+            return count / max(sum(row[task] for row in self.counts), 1)
+        return self.ranks * count / self.totals[:, task].sum().clamp(min=1)
 
 
 def mean_of(loss: Tensor) -> Tensor:

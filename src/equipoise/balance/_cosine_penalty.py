@@ -80,29 +80,11 @@ class GradientCosinePenalty(Balancer):
         """Returns ones, `[tasks]`."""
         return torch.ones_like(losses)
 
-    def penalty(self, gradients: Sequence[Sequence[Tensor | None] | None]) -> Tensor | None:
-        """Returns strength * mean over pairs of (1 - cosine), or None if no two tasks are measured."""
-        pulls = [pull for pull in gradients if pull is not None and any(g is not None for g in pull)]
-        if len(pulls) < 2:
-            return None
-        gramian: Tensor | float = 0.0  # [tasks, tasks]
-        meet: Tensor | float = 0.0  # [tasks, tasks], in how many rows two gradients meet
-        for point in zip(*pulls, strict=True):
-            like = next((g for g in point if g is not None), None)
-            if like is None:
-                continue
-            rows = torch.stack([torch.zeros_like(like) if g is None else g for g in point])
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            rows = rows.reshape(len(pulls), like.shape[0] if like.dim() > 1 else 1, -1)
-            flat, touched = rows.flatten(1), rows.detach().ne(0).any(-1).to(rows.dtype)
-            gramian = gramian + flat @ flat.T
-            meet = meet + touched @ touched.T
-        assert isinstance(gramian, Tensor)
-        assert isinstance(meet, Tensor)
+    def penalty(self, gramian: Tensor, cosines: Tensor) -> Tensor | None:
+        """Returns strength * mean over pairs of (1 - cosine); pairs without a cosine are left out."""
         squares = gramian.diagonal()
         products = squares[:, None] * squares[None, :]
-        valid = ((products > 0) & (meet > 0)).triu(1)
+        valid = (~cosines.isnan()).triu(1)
         # Ones before the root: its slope at zero is infinite, and infinity times the mask's zero is no number.
-        cosines = gramian / products.where(valid, 1).sqrt()
-        lacking = (1 - cosines).where(valid, 0)
+        lacking = (1 - gramian / products.where(valid, 1).sqrt()).where(valid, 0)
         return self.strength * lacking.sum() / valid.sum().clamp(min=1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,11 +100,6 @@ class Solver:
         """Returns the weights, `[m]`."""
         with torch.no_grad():
             return ask(self.module, gramian, seed)
-
-
-def stream(seed: int, step: int) -> int:
-    """Returns a seed for one step, so that neighbouring seeds don't share steps. The CPU's generator reads 32 bits."""
-    return zlib.crc32(f"{seed} {step}".encode())
 
 
 # What a module remembers --------------------------------------------------------------------------------------------

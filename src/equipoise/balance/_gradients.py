@@ -176,7 +176,7 @@ def walk_back(
 
 def summarise(
     points: Sequence[Tensor],
-    pulls: list[list[Tensor | None] | None],  # [tasks][points, ...]; reduced over ranks in place
+    pulls: list[list[Tensor | None] | None],  # [tasks][points, ...], of this rank
     *,
     present: Tensor,  # [tasks] bool
     ranks: Ranks | None = None,
@@ -212,11 +212,9 @@ def summarise(
             if ranks:
                 assert shares is not None
                 rows = ranks.sum_(rows * shares.to(dtype)[:, None])
-                found = [
-                    part.reshape(stack.shape)
-                    for part, stack in zip(torch.split(rows, [s[0].numel() for s in found], dim=1), found, strict=True)
-                ]
-                _put_back(pulls, numbers, found, points)
+                sizes = [stack[0].numel() for stack in found]
+                joined = zip(torch.split(rows, sizes, dim=1), found, strict=True)
+                found = [part.reshape(stack.shape) for part, stack in joined]
             total[0] += (rows @ rows.T).to(device)
             total[1].diagonal().add_(torch.linalg.vector_norm(rows, dim=1).square().to(device))
             stacks += found if keep else []
@@ -237,22 +235,16 @@ def summarise(
         )
 
 
-def cross_products(
-    points: Sequence[Tensor], even: list[list[Tensor | None] | None], odd: list[list[Tensor | None] | None]
-) -> Tensor:
-    """Inner products `[tasks, tasks]` of the gradients on the even half with those on the odd half, at parameters."""
-    dtype = torch.float32
-    for point in points:
-        dtype = torch.promote_types(dtype, point.dtype)
-    found = torch.zeros(len(even), len(even), dtype=dtype, device=points[0].device)
-    with torch.no_grad(), torch.autocast(found.device.type, enabled=False):
-        for number, point in enumerate(points):
-            one, other = (
-                _stack(point, [None if pull is None else pull[number] for pull in pulls], dtype).flatten(1)
-                for pulls in (even, odd)
-            )
-            found += (one @ other.T).to(found.device)
-    return found
+def cross_products(even: Sequence[Tensor], odd: Sequence[Tensor]) -> Tensor:
+    """Inner products `[tasks, tasks]` of the gradients on the even half with those on the odd half.
+
+    Args:
+        even: `[tasks, *shape]` for each parameter.
+        odd: the same.
+    """
+    with torch.no_grad(), torch.autocast(even[0].device.type, enabled=False):
+        products = [one.flatten(1) @ other.flatten(1).T for one, other in zip(even, odd, strict=True)]
+        return torch.stack([product.to(even[0].device) for product in products]).sum(0)
 
 
 def _stack(point: Tensor, found: Pull, dtype: torch.dtype) -> Tensor:
@@ -278,17 +270,6 @@ def _buckets(points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], 
         size += elements
     if bucket:
         yield bucket
-
-
-def _put_back(
-    pulls: list[list[Tensor | None] | None], numbers: Sequence[int], found: Sequence[Tensor], points: Sequence[Tensor]
-) -> None:
-    """Replaces a rank's own gradients by those of all ranks, for the update."""
-    for k, pull in enumerate(pulls):
-        if pull is None:
-            pull = pulls[k] = [None] * len(points)
-        for number, stack in zip(numbers, found, strict=True):
-            pull[number] = stack[k]
 
 
 def _count_meetings(

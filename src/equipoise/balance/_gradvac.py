@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._foreign import Solver, stream
+from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer
 from equipoise.balance._registry import register
 from equipoise.balance._settings import number, whole
+from equipoise.balance._streams import stream
 
 _LARGEST = 1 - 1e-6  # a goal of 1 can be reached by no finite multiple of the other gradient
 

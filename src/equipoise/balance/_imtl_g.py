@@ -23,7 +23,7 @@ class IMTLG(GramianBalancer):
 
     References:
         Towards Impartial Multi-task Learning (Liu et al., 2021)
-        https://openreview.net/forum?id=IMPnRXEWpvr
+        https://discovery.ucl.ac.uk/id/eprint/10120667/
 
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
@@ -53,7 +53,7 @@ class IMTLG(GramianBalancer):
 
     family = "gramian"
     source = "Liu et al., 2021: Towards Impartial Multi-task Learning"
-    url = "https://openreview.net/forum?id=IMPnRXEWpvr"
+    url = "https://discovery.ucl.ac.uk/id/eprint/10120667/"
     rule = "w ~ G^+ d, d_i = |g_i|: equal projections on all tasks' directions"
     needs = "shared; pip install torchjd"
     cost = COST

@@ -34,7 +34,7 @@ class NashMTL(GramianBalancer):
         max_norm: the update is shortened to this norm where it is measured, above 0; None: it is not. The official
             code: 1.0.
         smoothing: share of the old value that running averages of norms and cosines keep, in [0, 1); None: no average.
-        every: measure and solve each so many steps, and keep the weights between. The paper tries up to 50.
+        every: measure and solve each so many steps, and keep the weights between. The official code: 1.
         double_batch: weigh each half of the batch by the Gramian of the other. Needs per-example losses.
         on_nonfinite: `"raise"`, or `"skip"` to leave a task out of a step in which its loss or gradient is not finite.
 

@@ -7,10 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._foreign import Solver, stream
+from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer
 from equipoise.balance._registry import register
 from equipoise.balance._settings import whole
+from equipoise.balance._streams import stream
 
 
 @register("pcgrad")

@@ -12,6 +12,7 @@ from equipoise.balance._base import Balancer, Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import register
 from equipoise.balance._settings import whole
+from equipoise.balance._streams import stream
 
 
 @register("random")
@@ -77,7 +78,7 @@ class RandomWeighting(Balancer):
     def weigh(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> Tensor:
         """Returns the weights of this step, `[tasks]`."""
         # The factor keeps runs of neighbouring seeds apart: seed + step would give them the same draws, one step later.
-        draw = torch.Generator().manual_seed((self.seed * 1_000_003 + self._steps) % 2**63)
+        draw = torch.Generator().manual_seed(stream(self.seed, self._steps))
         normal = torch.randn(len(self.tasks), generator=draw, dtype=torch.float64)
         places = {task: place for place, task in enumerate(sorted(self.tasks))}
         weights = self._total() * normal[[places[task] for task in self.tasks]].softmax(0)

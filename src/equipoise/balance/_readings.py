@@ -24,7 +24,7 @@ class Reading:
 
     Attributes:
         statistics: of all ranks.
-        pulls: `[tasks][points + the plan's others]`, the gradients; those at parameters are of all ranks.
+        pulls: `[tasks][points + the plan's others]`, the gradients of this rank's means.
         points: where.
         plan: how they become the update.
     """
@@ -70,6 +70,7 @@ def take_readings(
     if at_parameters and not differentiable and reuse != "never":
         route = plan([loss for part in losses for loss in part if loss is not None], points)
         route = replace(route, combine=route.combine or reuse == "always")
+    crossed = len(parts) == 2 and at_parameters
     readings = []
     for number, part in enumerate(losses):
         pulls = walk_back(
@@ -90,13 +91,53 @@ def take_readings(
             present=present,
             ranks=ranks,
             shares=batch.shares(number),
-            keep=keep,
+            keep=keep or crossed or (differentiable and bool(ranks)),
         )
         readings.append(Reading(statistics, pulls, points, route))
-    if len(readings) == 2 and at_parameters:
-        cross = cross_products(points, readings[0].pulls, readings[1].pulls)
-        readings = [replace(reading, statistics=replace(reading.statistics, cross=cross)) for reading in readings]
+    if crossed:
+        even, odd = (reading.statistics for reading in readings)
+        cross = cross_products(even.gradients or (), odd.gradients or ())
+        readings = [
+            replace(
+                r, statistics=replace(r.statistics, cross=cross, gradients=r.statistics.gradients if keep else None)
+            )
+            for r in readings
+        ]
     return readings
+
+
+def differentiable_gramian(
+    reading: Reading,
+    batch: Batch,
+    kept: Sequence[bool],
+    present: Tensor,  # `kept` on the device
+) -> Tensor:
+    """Inner products `[tasks, tasks]` that gradients flow through, of the tasks that are kept.
+
+    With several ranks the value is that of all of them, and the gradient is this rank's part times their number, because
+    the ranks' gradients will be averaged: rows of a representation add to the Gramian rank by rank, and a gradient at
+    parameters is the sum of the ranks' gradients.
+    """
+    shares = batch.shares(0)
+    joined = reading.statistics.gradients  # of all ranks, where there are several
+    total = torch.zeros_like(reading.statistics.gramian)
+    for number, point in enumerate(reading.points):
+        own = []
+        for k, pull in enumerate(reading.pulls):
+            gradient = pull[number] if pull is not None and kept[k] else None
+            gradient = total.new_zeros(point.shape) if gradient is None else gradient.to(total)
+            own.append(gradient if shares is None else gradient * shares[k].to(total))
+        rows = torch.stack(own).flatten(1)
+        if shares is None or not is_parameter(point):
+            total = total + rows @ rows.T
+        else:
+            assert joined is not None
+            product = rows @ joined[number].flatten(1).to(rows).T
+            total = total + product + product.T
+    if shares is None:
+        return total
+    known = reading.statistics.only(present).gramian
+    return known + batch.ranks * (total - total.detach())
 
 
 def update(
@@ -117,13 +158,13 @@ def update(
                 pull = reading.pulls[k]
                 if pull is None:
                     continue
-                shared = weights[part][k] * batch.part_of_whole(part, k)
-                own = weights[part][k] * batch.own_share(part, k)
+                # Of this rank alone, as in any backward: the ranks' gradients will be averaged, and not every rank may
+                # have come to the conclusion that this way is the cheaper one.
+                factor = weights[part][k] * batch.own_share(part, k)
                 for n, gradient in enumerate(pull):
                     if gradient is not None:
-                        factor = (shared if n < len(first.points) else own).to(gradient.device)
-                        earlier = sums[n]
-                        sums[n] = gradient * factor if earlier is None else earlier.addcmul_(gradient, factor)
+                        earlier, here = sums[n], factor.to(gradient.device)
+                        sums[n] = gradient * here if earlier is None else earlier.addcmul_(gradient, here)
         if chosen is not None:
             sums[: len(first.points)] = list(chosen)
     reached = [(leaf, total) for leaf, total in zip(leaves, sums, strict=True) if total is not None]

@@ -26,7 +26,7 @@ class RunningAverage(Wrapper):
 
     References:
         On the Convergence of Stochastic Multi-Objective Gradient Manipulation and Beyond (Zhou et al., 2022)
-        https://openreview.net/forum?id=ScwfQ7hdwyP
+        https://proceedings.neurips.cc/paper_files/paper/2022/file/f91bd64a3620aad8e70a27ad9cb3ca57-Paper-Conference.pdf
 
     Args:
         of: the balancer, its name, or a mapping with its name as `method` and its settings.
@@ -53,7 +53,7 @@ class RunningAverage(Wrapper):
 
     family = "wrappers"
     source = "Zhou et al., 2022: On the Convergence of Stochastic Multi-Objective Gradient Manipulation (CR-MOGM)"
-    url = "https://openreview.net/forum?id=ScwfQ7hdwyP"
+    url = "https://proceedings.neurips.cc/paper_files/paper/2022/file/f91bd64a3620aad8e70a27ad9cb3ca57-Paper-Conference.pdf"
     rule = "w <- decay w + (1 - decay) w_new of another method"
     needs = "what the other method needs"
     cost = "that of the other method"

@@ -8,11 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._foreign import ask, build, changes, hold, packed, restore, snapshot, stream, torchjd, unpacked
+from equipoise.balance._foreign import ask, build, changes, hold, packed, restore, snapshot, torchjd, unpacked
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._gramian import COST, GramianBalancer
 from equipoise.balance._registry import register
 from equipoise.balance._settings import whole
+from equipoise.balance._streams import stream
 from equipoise.errors import BalanceError
 
 

@@ -104,16 +104,18 @@ class Wrapper(Balancer):
         """Returns the inner balancer's, at the wrapper's weights."""
         return self.of.combine(statistics, weights)
 
-    def penalty(self, gradients: Sequence[Sequence[Tensor | None] | None]) -> Tensor | None:
+    def penalty(self, gramian: Tensor, cosines: Tensor) -> Tensor | None:
         """Returns the inner balancer's."""
-        return self.of.penalty(gradients)
+        return self.of.penalty(gramian, cosines)
 
     def observe_after(self, losses: Mapping[str, Tensor]) -> None:
         """Passes on."""
+        self.of.process_group = self.process_group
         self.of.observe_after(losses)
 
     def observe_validation(self, losses: Mapping[str, Tensor]) -> None:
         """Passes on."""
+        self.of.process_group = self.process_group
         self.of.observe_validation(losses)
 
 
@@ -128,4 +130,4 @@ def _built(of: object, tasks: Sequence[str] | None) -> Balancer:
             f"{{method: dao, smoothing: 0.9}}; found {of!r}"
         )
     settings = {str(key): value for key, value in of.items() if key != "method"}
-    return create(of["method"], tasks, **settings)  # type: ignore[arg-type]  # None: the names come later
+    return create(of["method"], tasks, **settings)
