@@ -7,10 +7,12 @@ against TorchJD's exact ways:
 
     autojac    `mtl_backward` and `jac_to_grad`, with `parallel_chunk_size` None (vmap) and 1, with and without
                `optimize_gramian_computation`; the heads get each loss's plain gradient there, ours the weighted one
-    autogram   `Engine(batch_dim=None)`, and 0 where the model allows it, then one weighted backward
+    autogram   `Engine(batch_dim=None)`, then one weighted backward; with 0, where the model allows it, the Gramian is that
+               of all tasks' examples, whose mean over examples is the tasks'
 
-Heads are layers of their own, since `mtl_backward` frees what packed heads share after the first task. Every setting is run; the fastest of TorchJD's stands for it. FLOPs, seconds and peak memory are taken as in
-`balance_cost.py`. `difference` is max |ours - theirs| / max |ours| over `.grad` of all shared parameters.
+Heads are layers of their own, since `mtl_backward` frees what packed heads share after the first task. Every setting is
+run with the first method, and the fastest of them stands for TorchJD with the others. FLOPs, seconds and peak memory are
+taken as in `balance_cost.py`. `difference` is max |ours - theirs| / max |ours| over `.grad` of all shared parameters.
 
 With `--libmtl-python`, an interpreter that has LibMTL beside this project's packages, the backward of its weighting
 classes EW, UW and MGDA runs in a process of its own beside ours, on the same model. Its package imports a torchvision
@@ -80,11 +82,17 @@ class TorchJDArm:
     def backward(self) -> None:
         from torchjd.autojac import jac_to_grad, mtl_backward
 
-        losses = [loss.mean() for loss in self.bench.losses().values()]
+        found = list(self.bench.losses().values())
+        losses = [loss.mean() for loss in found]
         hidden = representation(self.bench.model)
         if self.setting.startswith("autogram"):
             stacked = torch.stack(losses)
-            weights = self.weighting(self.engine.compute_gramian(stacked))
+            if self.setting.endswith("0"):
+                examples = self.engine.compute_gramian(torch.stack(found, dim=1))  # [rows * tasks, rows * tasks]
+                gramian = examples.reshape(len(found[0]), len(found), -1, len(found)).mean((0, 2))
+            else:
+                gramian = self.engine.compute_gramian(stacked)
+            weights = self.weighting(gramian)
             stacked.backward(weights)
             return
         chunk, optimised = SETTINGS[self.setting]
@@ -234,7 +242,9 @@ def show(title: str, found: dict[str, Any]) -> None:
             seconds, pairs = f"{values['ratio']:.3f}", f"({low:.3f}-{high:.3f})"
         memory = f"{values['peak_ratio']:.3f} ({values['peak_mib']:.0f} MiB)"
         apart = f"{values['difference']:.1e}" if "difference" in values else ""
-        print(f"{name:38} {values['flops_ratio']:<7.3f} {seconds:8} {pairs:15} {memory:17} {apart}".rstrip(), flush=True)
+        print(
+            f"{name:38} {values['flops_ratio']:<7.3f} {seconds:8} {pairs:15} {memory:17} {apart}".rstrip(), flush=True
+        )
 
 
 def fastest(found: dict[str, Any], settings: list[str]) -> str:

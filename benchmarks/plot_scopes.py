@@ -64,7 +64,8 @@ def label_ends(axes: Any, ends: dict[str, float], *, gap: float) -> None:
             if lack > 0:
                 heights[n] -= lack / 2
                 heights[n + 1] += lack / 2
-    for place, height in zip(places, heights, strict=True):
+    inside = min(0, 0.97 - heights[-1]) + max(0, 0.03 - heights[0])
+    for place, height in zip(places, np.array(heights) + inside, strict=True):
         text, colour = PLACES[place]
         axes.text(1.02, height, text, color=colour, transform=axes.transAxes, va="center", fontsize=10, weight="bold")
 

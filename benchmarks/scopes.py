@@ -42,6 +42,18 @@ from equipoise.training._run import build_trainer
 
 PLACES = ("representation", "last_layer", "all")
 REFERENCE = "all"
+AVERAGED = (  # over pairs of tasks; the others have a direction, which depends on which of a pair comes first
+    "log_ratio_pearson",
+    "log_ratio_spearman",
+    "ratio_off_by_factor_median",
+    "ratio_off_by_factor_p90",
+    "ratio_off_beside_bias_factor_median",
+    "order_agrees",
+    "cosine_pearson",
+    "cosine_off_median",
+    "cosine_sign_agrees",
+    "mgda_off_median",
+)
 Places = dict[str, Callable[[list[torch.Tensor], torch.Tensor], GradientStatistics]]
 
 
@@ -162,6 +174,12 @@ def update_cosine(gramian: np.ndarray, one: np.ndarray, other: np.ndarray) -> np
     return product / (lengths[0] * lengths[1])
 
 
+def pull_spread(gramian: np.ndarray, weights: np.ndarray) -> float:
+    """How many times harder the strongest task pulls than the weakest once weighted, median; DAO aims at 1."""
+    pulls = weights * norms_of(gramian)
+    return float(np.median(pulls.max(1) / pulls.min(1)))
+
+
 def compare(
     gramians: list[dict[str, np.ndarray]],  # [runs] of place -> [steps, tasks, tasks]
     tasks: Sequence[str],
@@ -181,6 +199,7 @@ def compare(
             # How far the reference itself moves from one measured batch to the next.
             "batch_to_batch_factor_median": np.exp(np.median(np.concatenate(steady))),
             "update_cosine_of_equal_weights": _quantiles(update_cosine(true, equal, daos[REFERENCE])),
+            "pull_spread_of_equal_weights": pull_spread(true, equal),
             "cosine_median": dict(zip(_names(tasks, pairs), np.median(cosines[REFERENCE], axis=0), strict=True)),
             "dao_mean": dict(zip(tasks, daos[REFERENCE].mean(0), strict=True)),
             "dao_mean_times_tasks": dict(zip(tasks, daos[REFERENCE].mean(0) * len(tasks), strict=True)),
@@ -212,14 +231,13 @@ def compare(
         }
         weights_off = np.abs(daos[place] - daos[REFERENCE])
         found[place] = {
-            "mean_over_pairs": {
-                key: np.mean([row[key] for row in by_pair.values()]) for key in next(iter(by_pair.values()))
-            },
+            "mean_over_pairs": {key: np.mean([row[key] for row in by_pair.values()]) for key in AVERAGED},
             "dao_mean": dict(zip(tasks, daos[place].mean(0), strict=True)),
             "dao_mean_times_tasks": dict(zip(tasks, daos[place].mean(0) * len(tasks), strict=True)),
             "dao_off_median": np.median(weights_off),
             "dao_off_max": weights_off.max(),
             "update_cosine": _quantiles(update_cosine(true, daos[place], daos[REFERENCE])),
+            "pull_spread": pull_spread(true, daos[place]),
             "pairs": by_pair,
         }
     return found
@@ -315,14 +333,16 @@ def report(name: str, found: dict[str, Any]) -> None:
     """Prints what matters most."""
     yard = found["summary"]["yardsticks"]
     print(f"{name}: the reference moves by x{yard['batch_to_batch_factor_median']:.2f} between batches; "
-          f"update cosine of equal weights {yard['update_cosine_of_equal_weights']['median']:.4f}")  # fmt: skip
+          f"equal weights: update cosine {yard['update_cosine_of_equal_weights']['median']:.4f}, strongest pull "
+          f"x{yard['pull_spread_of_equal_weights']:.2f} of the weakest")  # fmt: skip
     for place in PLACES[:2]:
         here = found["summary"][place]
         mean = here["mean_over_pairs"]
         print(f"  {place}: ratio off by x{mean['ratio_off_by_factor_median']:.2f} (spearman "
               f"{mean['log_ratio_spearman']:.2f}, order {mean['order_agrees']:.0%}), cosine sign "
               f"{mean['cosine_sign_agrees']:.0%}, off {mean['cosine_off_median']:.2f}; weights off "
-              f"{here['dao_off_median']:.3f}; update cosine {here['update_cosine']['median']:.4f}")  # fmt: skip
+              f"{here['dao_off_median']:.3f}; update cosine {here['update_cosine']['median']:.4f}, strongest pull "
+              f"x{here['pull_spread']:.2f} of the weakest")  # fmt: skip
     for place in PLACES if "cost" in found else ():
         cost = found["cost"][place]
         print(f"  {place}: {cost['milliseconds']:.1f} ms, {cost['share_of_step']:.1%} of a step")

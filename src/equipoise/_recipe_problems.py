@@ -164,19 +164,35 @@ def check_balance(settings: BalanceSettings, tasks: list[str]) -> list[str]:
     if odd:
         return [f"balance.{odd[0]}: unknown key. The tasks are those of the recipe"]
     try:
-        balance.create(settings.method, tasks, **settings.options)
+        made = balance.create(settings.method, tasks, **settings.options)
     except EquipoiseError as error:
         return [f"balance: {error}"]
     except (ValueError, AttributeError) as error:
         return [f"balance: '{settings.method}' cannot be made with {settings.options}: {error}"]
+    if settings.shared == "auto" or "shared" not in made.requires:
+        return []
+    place = "representation" if settings.shared == "representation" else "parameters"
+    if place not in made.scopes:
+        others = "representation" if place == "parameters" else "last_layer, adapter or all"
+        return [f"balance.shared: {settings.method} cannot be measured at the {settings.shared}. Set it to {others}"]
     return []
 
 
-def balance_options(settings: BalanceSettings) -> dict[str, Any]:
-    """The method's own settings with every default written out, so that a later default changes no old run."""
+def balance_options(settings: BalanceSettings, tasks: list[str] | None = None) -> dict[str, Any]:
+    """The method's own settings and its place with every default written out, so that a later default changes no old run.
+
+    Without the tasks' names, the place is that of the class; a wrapper's depends on what it wraps.
+    """
     from equipoise import balance
 
-    defaults = balance.defaults_of(balance.available()[settings.method])
+    cls = balance.available()[settings.method]
+    defaults = balance.defaults_of(cls)
+    place: str = settings.shared
+    if place == "auto":
+        place = (
+            cls.measured_at if tasks is None else balance.create(settings.method, tasks, **settings.options).measured_at
+        )
     if "monitor" in defaults:
-        defaults["monitor"] = True  # in a run the history shows every method's gradient norms, needed or not
-    return {**defaults, **settings.options}
+        # In a run the history shows every method's gradient norms, needed or not, where they cost next to nothing.
+        defaults["monitor"] = place == "representation"
+    return {**defaults, **settings.options, "shared": place}

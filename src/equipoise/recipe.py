@@ -140,14 +140,11 @@ class BalanceSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = Field(default="dao", description="a name that `equipoise balancers` lists")
-    shared: Literal["representation", "last_layer", "adapter", "all"] = Field(
-        default="representation", description="where the tasks' gradients are measured"
+    shared: Literal["auto", "representation", "last_layer", "adapter", "all"] = Field(
+        default="auto", description="where the tasks' gradients are measured; auto = where the method is best measured"
     )
     held_out: float = Field(
-        default=0.05,
-        gt=0,
-        lt=1,
-        description="share of the training rows that weigh the tasks and train nothing, for methods that ask for such",
+        default=0.05, gt=0, lt=1, description="share of the training rows that only weigh the tasks (for coba)"
     )
 
     @property
@@ -270,8 +267,7 @@ def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
         head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError("\n  - ".join([head, *problems]))
     chosen = recipe.balance
-    balance = BalanceSettings(method=chosen.method, shared=chosen.shared, **balance_options(chosen))
-    return recipe.model_copy(update={"balance": balance})
+    return recipe.model_copy(update={"balance": chosen.model_copy(update=balance_options(chosen, names))})
 
 
 def dump(recipe: Recipe, defaults: bool = True) -> str:

@@ -271,7 +271,7 @@ def test_a_negative_loss_is_refused_or_trained_on(method: str) -> None:
     balancer = build(method, TASKS)
     shared = toy.shared(hidden, scopes_of(method)[0])
     if balancer.positive_losses:
-        with pytest.raises(BalanceError, match="task 'label': its loss is -.*defined for losses of zero or more"):
+        with pytest.raises(BalanceError, match=r"task 'label': its loss is -.*defined for losses of zero or more"):
             balancer(losses, shared=shared)
     else:
         balancer(losses, shared=shared).backward()

@@ -24,12 +24,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "torchjd": {"weighting": "MGDAWeighting"},
     "coba": {"window": 4, "warmup": 2},
 }
-PLACES = {"excess_mtl": "last_layer", "modo": "all", "sdmgrad": "last_layer"}
 
 
 def recipe_of(method: str, recipe: dict[str, Any]) -> dict[str, Any]:
-    place = PLACES.get(method, "representation")
-    return recipe | {"balance": {"method": method, "shared": place, **SETTINGS.get(method, {})}}
+    return recipe | {"balance": {"method": method, **SETTINGS.get(method, {})}}
 
 
 @pytest.mark.parametrize("method", sorted(available()))
@@ -111,6 +109,6 @@ def test_the_losses_after_an_update_are_of_the_same_batch_with_the_same_dropout(
 def test_a_place_that_a_method_is_not_defined_at_is_told_before_training(
     method: str, tiny_recipe: dict[str, Any]
 ) -> None:
-    tiny_recipe["balance"] = {"method": method}
+    tiny_recipe["balance"] = {"method": method, "shared": "representation"}
     with pytest.raises(RecipeError, match=rf"balance\.shared: {method} cannot be measured at the representation"):
         train(tiny_recipe, progress=False)

@@ -62,6 +62,9 @@ class Balancer(TaskState):
     # Settings may change these, so read the instance's.
     requires: frozenset[str] = frozenset()  # of "shared", "targets", "after", "validation"
     scopes: frozenset[str] = frozenset({"representation", "parameters"})  # where it may be measured
+    measured_at: str = (
+        "representation"  # by a recipe's `balance.shared: auto`; see docs/balancers.md for the measurement
+    )
     positive_losses: bool = False  # a negative loss is an error
     needs_gradients: bool = False  # keep the gradients in the statistics
     differentiable: bool = False  # make them differentiable, for `penalty`

@@ -28,6 +28,7 @@ class CrossBalancer(Balancer):
     """
 
     requires = frozenset({"shared"})
+    measured_at = "last_layer"
     scopes = frozenset({"parameters"})
 
     point: Tensor  # [tasks], on the simplex; zeros before the first step

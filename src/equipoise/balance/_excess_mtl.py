@@ -74,6 +74,7 @@ class ExcessMTL(Balancer):
     ours = "absent tasks keep their excess risk, warm-up for each task, every, scale"
 
     requires = frozenset({"shared"})
+    measured_at = "last_layer"
     scopes = frozenset({"parameters"})
     needs_gradients = True
 

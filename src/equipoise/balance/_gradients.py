@@ -296,11 +296,6 @@ def _is_half(points: Sequence[Tensor]) -> bool:
 
 def _explained(error: RuntimeError) -> BalanceError | RuntimeError:
     words = str(error)
-    if "use_reentrant" in words:
-        return BalanceError(
-            "the backbone uses reentrant gradient checkpointing, which allows no gradients at chosen tensors. "
-            "Set use_reentrant=False, or measure at the representation"
-        )
     if "donated" in words:
         return BalanceError(
             "the compiled backbone frees its buffers in the first walk back, but every task needs one. Set "

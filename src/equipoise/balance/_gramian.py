@@ -51,6 +51,7 @@ class GramianBalancer(Balancer):
     """
 
     requires = frozenset({"shared"})
+    measured_at = "last_layer"  # cosines at the representation are no stand-in for those of parameters
     needs_cosines: bool = True
     scale_free: ClassVar[bool] = True  # c G gives the weights of G, so the solver gets G with a trace near 1
 

@@ -6,6 +6,7 @@ it once more to compute what is known already: the same gradients, weighted. `pl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from equipoise.errors import BalanceError
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,14 @@ class Plan:
 
 
 def plan(losses: Sequence[Tensor], points: Sequence[Tensor]) -> Plan:
-    """Compares the two ways to the update by the number of graph nodes that they visit.
+    """Compares the two ways to the update by the elements of all gradients that they compute, node by node.
 
     Args:
         losses: scalars with a graph, of the tasks that are present.
         points: the parameters at which gradients are measured.
+
+    Raises:
+        BalanceError: the parameters lie behind reentrant gradient checkpointing.
 
     Example:
         >>> shared, head = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
@@ -57,13 +63,22 @@ def plan(losses: Sequence[Tensor], points: Sequence[Tensor]) -> Plan:
         if leaf is not None and id(leaf) not in measured:
             others.append(leaf)
         reaches[node] = (leaf is not None and id(leaf) in measured) or any(reaches[child] for child in _children(node))
+    if any(type(node).__name__ == "CheckpointFunctionBackward" for node in order):
+        # Reentrant checkpointing hides its part of the network, and lets nobody walk through it to chosen parameters.
+        if not any(reaches.values()):
+            raise BalanceError(
+                "the backbone uses reentrant gradient checkpointing, which allows no gradients at chosen parameters. "
+                "Set use_reentrant=False, or measure at the representation"
+            )
+        return Plan()
     for node in reversed(order):
         for child in _children(node):
             tasks[child] |= tasks[node]
-    everything = sum(found.bit_count() for found in tasks.values())
-    measuring = sum(found.bit_count() for node, found in tasks.items() if reaches[node])
+    sizes = {node: _size(node) for node in order}
+    everything = sum(sizes[node] * found.bit_count() for node, found in tasks.items())
+    measuring = sum(sizes[node] * found.bit_count() for node, found in tasks.items() if reaches[node])
     overlap = any(found.bit_count() > 1 and _leaf(node) is None for node, found in tasks.items())
-    return Plan(others, everything <= measuring + len(order), overlap)
+    return Plan(others, everything <= measuring + sum(sizes.values()), overlap)
 
 
 def _sorted(roots: Sequence[Any]) -> list[Any]:
@@ -84,6 +99,13 @@ def _sorted(roots: Sequence[Any]) -> list[Any]:
 
 def _children(node: Any) -> list[Any]:
     return [child for child, _ in node.next_functions if child is not None]
+
+
+def _size(node: Any) -> int:
+    """Elements of the gradients that come into a node; none for a parameter, where they only arrive."""
+    if _leaf(node) is not None:
+        return 0
+    return sum(math.prod(given.shape) for given in node._input_metadata)
 
 
 def _leaf(node: Any) -> Tensor | None:

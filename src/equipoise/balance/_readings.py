@@ -67,9 +67,10 @@ def take_readings(
         [zero if loss is None else mean_of(loss) for loss, zero in zip(part, empty, strict=True)] for part in parts
     ]
     route = Plan()
-    if at_parameters and not differentiable and reuse != "never":
+    if at_parameters:
         route = plan([loss for part in losses for loss in part if loss is not None], points)
-        route = replace(route, combine=route.combine or reuse == "always")
+        wanted = {"always": True, "never": False, "if cheaper": route.combine}[reuse]
+        route = replace(route, combine=wanted and not differentiable)
     crossed = len(parts) == 2 and at_parameters
     readings = []
     for number, part in enumerate(losses):

@@ -18,7 +18,8 @@ _TAKEN_OVER = (
     "scopes",
     "positive_losses",
     "needs_gradients",
-    "needs_cosines",
+    "measured_at",
+    "validate_every",
     "differentiable",
     "weighted_sum",
 )
@@ -57,8 +58,7 @@ class Wrapper(Balancer):
         )
         self.of = inner
         for name in _TAKEN_OVER:
-            if hasattr(inner, name):
-                setattr(self, name, getattr(inner, name))
+            setattr(self, name, getattr(inner, name))
         if names is not None:
             self.name_tasks(names)
 
