@@ -155,6 +155,19 @@ def test_reentrant_checkpointing_works_at_the_representation_only(where: str) ->
         assert network.layers[0].weight.grad.abs().sum() > 0
 
 
+def test_reentrant_checkpointing_of_other_layers_is_no_matter() -> None:
+    found = []
+    for recompute in (False, True):
+        network = Network()
+        rows = inputs().requires_grad_()
+        below = network.layers[:4]
+        hidden = network.layers[4](checkpoint(below, rows, use_reentrant=True) if recompute else below(rows))
+        DAO(tasks=TASKS)(network.losses(ROWS["shared rows"], hidden), shared=network.layers[4].parameters()).backward()
+        found.append(gradients(network))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=1e-10, atol=1e-12)
+
+
 def test_gradients_that_float16_would_lose_are_measured() -> None:
     hidden = torch.full((4, 8), 0.5, dtype=torch.float16, requires_grad=True)
     small = hidden.float().sum() * 2e-8  # below float16's smallest number

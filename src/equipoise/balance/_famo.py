@@ -74,8 +74,8 @@ class FAMO(LastLosses):
     source = "Liu et al., 2023: FAMO: Fast Adaptive Multitask Optimization"
     url = "https://arxiv.org/abs/2306.03792"
     rule = "weight_i ~ z_i / L_i, z = softmax(xi), xi learned from how much each log loss fell"
-    needs = "nothing; with exact=True the batch's losses after the update (observe_after)"
-    cost = "none; with exact=True one forward a step"
+    needs = "the batch's losses after the update (observe_after); nothing with exact=False"
+    cost = "one forward a step; none with exact=False"
     state = "xi, Adam's moments and last loss of each task"
     ours = "exact=False (next batch's losses), scale; absent tasks count with their last loss"
 

@@ -26,11 +26,13 @@ class Plan:
         others: parameters that a loss depends on beside the measured ones, such as the heads'.
         combine: whether to walk every task back to `others` too and combine the gradients, which costs no more than a
             backward of the weighted sum after the measurement.
+        walkable: whether every task can be walked back to `others`.
         overlap: whether two losses share a part of their graphs, which then has to outlive the first walk.
     """
 
     others: list[Tensor] = field(default_factory=list)
     combine: bool = False
+    walkable: bool = True
     overlap: bool = True
 
 
@@ -70,7 +72,7 @@ def plan(losses: Sequence[Tensor], points: Sequence[Tensor]) -> Plan:
                 "the backbone uses reentrant gradient checkpointing, which allows no gradients at chosen parameters. "
                 "Set use_reentrant=False, or measure at the representation"
             )
-        return Plan()
+        return Plan(walkable=False)
     for node in reversed(order):
         for child in _children(node):
             tasks[child] |= tasks[node]
@@ -78,7 +80,7 @@ def plan(losses: Sequence[Tensor], points: Sequence[Tensor]) -> Plan:
     everything = sum(sizes[node] * found.bit_count() for node, found in tasks.items())
     measuring = sum(sizes[node] * found.bit_count() for node, found in tasks.items() if reaches[node])
     overlap = any(found.bit_count() > 1 and _leaf(node) is None for node, found in tasks.items())
-    return Plan(others, everything <= measuring + sum(sizes.values()), overlap)
+    return Plan(others, everything <= measuring + sum(sizes.values()), overlap=overlap)
 
 
 def _sorted(roots: Sequence[Any]) -> list[Any]:

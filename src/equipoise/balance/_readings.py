@@ -16,6 +16,7 @@ from equipoise.balance._batch import Batch, Examples, mean_of
 from equipoise.balance._gradients import GradientStatistics, cross_products, is_parameter, summarise, walk_back
 from equipoise.balance._graph import Plan, plan, surrogate
 from equipoise.balance._ranks import Ranks, send
+from equipoise.errors import BalanceError
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def take_readings(
     route = Plan()
     if at_parameters:
         route = plan([loss for part in losses for loss in part if loss is not None], points)
+        if reuse == "always" and not route.walkable:
+            raise BalanceError(
+                "this method combines the gradients of all parameters, and reentrant gradient checkpointing hides some. "
+                "Set use_reentrant=False"
+            )
         wanted = {"always": True, "never": False, "if cheaper": route.combine}[reuse]
         route = replace(route, combine=wanted and not differentiable)
     crossed = len(parts) == 2 and at_parameters
