@@ -323,7 +323,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", type=int, default=[2, 4, 8, 16, 32])
     parser.add_argument("--only", choices=["flops", "time", "memory"])
     parser.add_argument("--timed-all", type=int, default=8, help="above so many tasks, only the cheap scopes are timed")
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--length", type=int, help="tokens a row; 24, or 128 with --real-size")
     parser.add_argument("--real-size", action="store_true", help="the Llama with about a billion parameters, in bf16")

@@ -7,6 +7,7 @@ The only place of this room that calls autograd, and the only one where gradient
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -194,7 +195,7 @@ def summarise(
     stacks: list[Tensor] = []
     local = torch.zeros(3, tasks, tasks, dtype=dtype, device=device)  # of rows that only this rank has: to be added up
     total = torch.zeros(2, tasks, tasks, dtype=dtype, device=device)  # of parameters: known to all ranks
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.no_grad(), _full_precision(device):
         for numbers in _buckets(points, pulls, every=bool(ranks) or keep):
             found = [_stack(points[n], [None if pull is None else pull[n] for pull in pulls], dtype) for n in numbers]
             if not is_parameter(points[numbers[0]]):
@@ -242,7 +243,7 @@ def cross_products(even: Sequence[Tensor], odd: Sequence[Tensor]) -> Tensor:
         even: `[tasks, *shape]` for each parameter.
         odd: the same.
     """
-    with torch.no_grad(), torch.autocast(even[0].device.type, enabled=False):
+    with torch.no_grad(), _full_precision(even[0].device):
         products = [one.flatten(1) @ other.flatten(1).T for one, other in zip(even, odd, strict=True)]
         return torch.stack([product.to(even[0].device) for product in products]).sum(0)
 
@@ -288,9 +289,18 @@ def _count_meetings(
     meetings += (flags @ flags.T).to(meetings.device)
 
 
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Leaves the caller's autocast, whose matrix products would be taken in half precision."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    leave: AbstractContextManager[None] = torch.autocast(device.type, enabled=False)
+    return leave
+
+
 def _is_half(points: Sequence[Tensor]) -> bool:
     kind = points[0].device.type
-    autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    known = torch.amp.is_autocast_available(kind)
+    autocast = known and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     return autocast or any(point.dtype == torch.float16 for point in points)
 
 
