@@ -304,7 +304,7 @@ def against_libmtl(model: str, count: int, options: argparse.Namespace) -> dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--models", nargs="+", default=["minilm", "llama"], choices=["minilm", "llama"])
+    parser.add_argument("--models", nargs="+", default=["minilm"], choices=["minilm", "llama"])
     parser.add_argument("--methods", nargs="+", default=list(THEIRS), choices=list(THEIRS))
     parser.add_argument("--tasks", nargs="+", type=int, default=[2, 4, 8])
     parser.add_argument("--rounds", type=int, default=5, help="0 takes no times")

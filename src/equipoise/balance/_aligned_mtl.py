@@ -7,11 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer, preferred
 from equipoise.balance._registry import register
-from equipoise.balance._settings import per_task
+from equipoise.balance._settings import Scale, choice, per_task
 
 
 @register("aligned_mtl")
@@ -58,7 +57,7 @@ class AlignedMTL(GramianBalancer):
     family = "gramian"
     source = "Senushkin et al., 2023: Independent Component Alignment for Multi-Task Learning"
     url = "https://arxiv.org/abs/2305.19000"
-    rule = "w = sqrt(s) G^(-1/2) p, s = the smallest eigenvalue of G"
+    rule = "w = sqrt(s) G^(-1/2) p, G = Gramian, s = its smallest eigenvalue, p = preferences"
     needs = "shared; pip install torchjd"
     cost = COST
     state = STATE

@@ -1,4 +1,4 @@
-"""AutoScale: explore how hard the tasks pull, then train under fixed weights."""
+"""After AutoScale: explore how hard the tasks pull, then train under fixed weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._norms import NormBalancer, inverse_norm_weights
 from equipoise.balance._registry import register
-from equipoise.balance._settings import whole
+from equipoise.balance._settings import Scale, choice, whole
 
 
 @register("autoscale")
@@ -26,7 +25,8 @@ class AutoScale(NormBalancer):
     over the steps, it is to second order a sum of squares of log (w_i n_i) - log (w_j n_j), whose least is at w_i = 1 / m_i.
 
     References:
-        AutoScale: Linear Scalarization Guided by Multi-Task Optimization Metrics (Yang et al., 2025)
+        The two phases, not the rule, are those of AutoScale: Linear Scalarization Guided by Multi-Task Optimization
+        Metrics (Yang et al., 2025)
         https://arxiv.org/abs/2508.13979
 
     Args:
@@ -51,21 +51,26 @@ class AutoScale(NormBalancer):
     Note:
         Known of the paper: good fixed weights go with high similarity of gradient magnitudes, a low condition number and
         balanced losses; a first phase explores, in windows of steps, and a second one trains under fixed weights that
-        such a metric chose. Not known to us, so ours: the length of the exploration, the weights during it (equal),
-        the way to sum up its steps (geometric mean, no windows), and that magnitude similarity alone decides. Nothing is
+        such a metric chose. Of an earlier version a reviewer tells that the exploration runs under another balancing
+        method, and that several cost functions are tried. The rest is not known to us, so ours: the length of the
+        exploration, the weights during it (equal), the way to sum up its steps (geometric mean, no windows), the closed
+        form, and that magnitude similarity alone decides. So do not report this as the paper's AutoScale. Nothing is
         measured in the second phase, and `shared` may then be left out. A zero gradient does not count; a task that was
         never measured gets the weight of the median.
     """
 
     family = "norms"
-    source = "Yang et al., 2025: AutoScale"
+    source = "ours, after Yang et al., 2025: AutoScale"
     url = "https://arxiv.org/abs/2508.13979"
     rule = (
         "weight_i = 1 for `explore` steps, then for good K (1/m_i) / sum_j (1/m_j), m_i = geometric mean of its norms"
     )
     cost = "while exploring as every method from norms; then none"
     state = "mean logarithm of each task's norm, number of measurements"
-    ours = "length of the exploration, equal weights during it, the geometric mean, one metric only; the paper's are unknown"
+    ours = (
+        "all but the two phases: length of the exploration, equal weights during it, one metric only, the closed form; "
+        "the paper's are unknown"
+    )
 
     mean_logs: Tensor  # [tasks], mean logarithm of the norms
     measured: Tensor  # [tasks] int64, of how many

@@ -15,14 +15,12 @@ from equipoise.balance._batch import Batch, check_gradients, halve, means_of, re
 from equipoise.balance._gradients import GradientStatistics, average, is_parameter, points_of
 from equipoise.balance._ranks import Ranks
 from equipoise.balance._readings import Reading, differentiable_gramian, take_readings, update
-from equipoise.balance._registry import did_you_mean
+from equipoise.balance._settings import choice
 from equipoise.balance._state import TaskState
 from equipoise.errors import BalanceError
 
 _log = logging.getLogger(__name__)
 _MASKS = 63  # that are remembered
-
-Scale = Literal["tasks", "one"]
 
 
 class Balancer(TaskState):
@@ -66,6 +64,7 @@ class Balancer(TaskState):
         "representation"  # by a recipe's `balance.shared: auto`; see docs/balancers.md for the measurement
     )
     positive_losses: bool = False  # a negative loss is an error
+    needs_angles: bool = True  # inner products at parameters; at a representation they cost next to nothing
     needs_gradients: bool = False  # keep the gradients in the statistics
     differentiable: bool = False  # make them differentiable, for `penalty`
     weighted_sum: bool = True  # the update is sum_i weight_i gradient_i
@@ -311,6 +310,7 @@ class Balancer(TaskState):
             reuse="always" if self._combines else "never" if "targets" in self.requires else "if cheaper",
             differentiable=self.differentiable,
             keep=self.needs_gradients,
+            angles=self.needs_angles,
             retain_graph=self.retain_graph,
         )
 
@@ -402,11 +402,3 @@ class Balancer(TaskState):
     def _load_from_state_dict(self, state_dict: Mapping[str, object], prefix: str, *rest: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]
         self._steps = int(self.step)
-
-
-def choice(setting: str, value: str, options: tuple[str, ...]) -> str:
-    """Returns a setting's value, or raises with the valid ones if it is none of them."""
-    if value not in options:
-        hint = did_you_mean(value, options)
-        raise BalanceError(f"{setting} must be one of {', '.join(map(repr, options))}, found {value!r}.{hint}")
-    return value

@@ -7,11 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._base import Scale
 from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number
+from equipoise.balance._settings import Scale, number
 
 
 @register("cagrad")
@@ -28,7 +27,7 @@ class CAGrad(GramianBalancer):
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
         c: radius of the ball in units of the mean gradient, 0 or more: 0 is the mean, below 1 the method converges to a
-            minimum of the mean loss. The official class has 0.4, LibMTL 0.5.
+            minimum of the mean loss. The class in Nash-MTL's and FAMO's code has 0.4, LibMTL 0.5.
         scale: `"one"`: as in the paper, where equal tasks weigh (1 + c) / K each; `"tasks"`: times the number of tasks.
         smoothing: share of the old value that running averages of norms and cosines keep, in [0, 1); None: no average.
         every: measure and solve each so many steps, and keep the weights between. The paper: 1.
@@ -48,8 +47,8 @@ class CAGrad(GramianBalancer):
         {'polarity': 0.75, 'label': 0.75}
 
     Note:
-        The official code divides the update by 1 + c^2, a constant that belongs to the learning rate; the paper's
-        Algorithm 1, TorchJD and we do not. The problem is solved with Clarabel by way of TorchJD instead of by
+        The official code divides the update by 1 + c^2 (and by its class multiplies it by K), constants that belong to
+        the learning rate; the paper's Algorithm 1, TorchJD and we do not. The problem is solved with Clarabel by way of TorchJD instead of by
         scipy. Where g_v is next to zero, at a Pareto-stationary point, all weights are zero.
     """
 

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number, whole
+from equipoise.balance._settings import Scale, choice, number, whole
 from equipoise.errors import BalanceError
 
 
@@ -71,7 +71,10 @@ class CoBa(Balancer):
     family = "losses"
     source = "Gong et al., 2024: CoBa: Convergence Balancer for Multitask Finetuning"
     url = "https://arxiv.org/abs/2410.06741"
-    rule = "weight = softmax(K (D R + (1 - D) A)), from the slopes of the validation losses"
+    rule = (
+        "weight = softmax(K (D R + (1 - D) A)), from slopes of validation losses: R raises slow tasks, A lowers diverging "
+        "ones, D is near 1 while all converge"
+    )
     needs = "validation losses (observe_validation)"
     cost = "one forward on validation rows an observation"
     state = "the last N validation losses of each task, all slopes since the start"

@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._last_losses import fill_unknown
 from equipoise.balance._registry import register
+from equipoise.balance._settings import Scale, choice
 
 # As in the authors' code: a variance counts as at least this much.
 EPSILON = 1e-8
@@ -60,7 +61,7 @@ class CoV(Balancer):
     family = "losses"
     source = "Groenendijk et al., 2021: Multi-Loss Weighting with Coefficient of Variations"
     url = "https://arxiv.org/abs/2009.01717"
-    rule = "weight_i ~ sigma(l_i) / mu(l_i), l_i = loss / mean loss before"
+    rule = "weight_i ~ sigma(l_i) / mu(l_i), deviation over mean so far of l_i = loss / mean loss before"
     cost = "none"
     state = "running means and variance of each task"
     ours = "scale; each task counts its own steps"

@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
+from equipoise.balance._settings import Scale, choice
 from equipoise.errors import BalanceError
 
 COST = "one backward a task and half batch at parameters; a small solve on the host"

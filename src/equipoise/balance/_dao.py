@@ -8,12 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._data_weights import DataWeights
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._norms import COST, NormBalancer, inverse_norm_weights, share
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number
+from equipoise.balance._settings import Scale, choice, number
 from equipoise.errors import BalanceError
 
 

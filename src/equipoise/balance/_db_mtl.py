@@ -54,9 +54,11 @@ class DBMTL(NormBalancer):
         {'polarity': 0.2, 'label': 0.25}
 
     Note:
+        The paper's method needs parameters, at best all shared ones: `balance.shared: all` in a recipe, whose `auto` takes
+        the representation and with it the form that is ours.
         The authors' code starts v at zero, which makes the first updates (1 - b) times as long; here the first gradient
         starts the average, so that a task that comes late starts like the others. The code counts the steps of the run,
-        we count each task's own. The code allows parameters only; the form at a representation is ours. A task that is
+        we count each task's own. The code allows parameters only. A task that is
         absent keeps its average and is in the maximum, but adds nothing to the update. The value that is returned is
         sum_i w_i L_i, not the sum of the logarithms.
     """
@@ -67,7 +69,10 @@ class DBMTL(NormBalancer):
     rule = "update = sum_i (max_j |v_j| / |v_i|) v_i, v_i = running average of the gradient of log L_i"
     cost = "one backward a task at parameters; one walk back through each head at a representation (ours)"
     state = "at parameters a running gradient of each task; norm of each task, number of measurements"
-    ours = "first gradient starts the average, running norms at a representation, absent tasks, every"
+    ours = (
+        "all of it at a representation, where norms are averaged, not gradients; first gradient starts the average, "
+        "absent tasks, every"
+    )
 
     needs_gradients = True
     weighted_sum = False

@@ -7,11 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._base import Scale
 from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer, preferred
 from equipoise.balance._registry import register
-from equipoise.balance._settings import per_task
+from equipoise.balance._settings import Scale, per_task
 
 
 @register("dualproj")

@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number, whole
+from equipoise.balance._settings import Scale, choice, number, whole
 
 
 @register("dwa")

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._norms import sized
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number, whole
+from equipoise.balance._settings import Scale, choice, number, whole
 
 _EPSILON = 1e-7  # LibMTL's, under the root and under the baseline
 
@@ -33,9 +33,9 @@ class ExcessMTL(Balancer):
 
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
-        step_size: eta, above 0. LibMTL, after the official code: 0.01.
+        step_size: eta, above 0. The official code and LibMTL: 0.01; TorchJD: 1.
         warmup: e_i(0) is the mean over task i's first so many measurements, 1 or more, and weights stay equal during
-            them. The paper's appendix: three epochs; LibMTL: 1.
+            them. The paper's appendix C.1: three epochs; the official code and LibMTL: 1.
         every: measure each so many steps, and keep the weights between. The paper: 1.
         scale: `"one"`: the weights sum to 1, as in the paper; `"tasks"`: to the number of tasks, as in LibMTL.
         on_nonfinite: `"raise"`, or `"skip"` to leave a task out of a step in which its loss or gradient is not finite.
@@ -53,8 +53,8 @@ class ExcessMTL(Balancer):
         {'polarity': 0.8946, 'label': 0.1054}
 
     Note:
-        The paper and LibMTL's version of its official code differ in the sum of the weights (1; K) and in the warm-up
-        (three epochs; one step). Both are settings. At a
+        The paper and its official code, which LibMTL has too, differ in the sum of the weights (1; K) and in the warm-up
+        (three epochs; one step). Both are settings; the defaults take the paper's sum and the code's warm-up. At a
         representation the rows are other examples in every batch and a sum of squares has no meaning, so it is refused.
         Ours: warm-up is counted for each task; a task that is absent is taken to be where it was last seen, since weights
         of present tasks only ever rise against those that stand still; a step with a zero gradient does not count.

@@ -27,7 +27,7 @@ class FairGrad(GramianBalancer):
 
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
-        alpha: 0 or more. The official runs (QM9, CelebA, MetaWorld): 2.0.
+        alpha: 0 or more. The official runs (QM9, CelebA, MetaWorld): 2.0; the official class and LibMTL: 1.0.
         max_steps: function evaluations of the solver; None: 100 a task.
         smoothing: share of the old value that running averages of norms and cosines keep, in [0, 1); None: no average.
         every: measure and solve each so many steps, and keep the weights between. The paper: 1.
@@ -50,13 +50,15 @@ class FairGrad(GramianBalancer):
         The solver is scipy's least squares, as in the official code and by way of TorchJD. It stops short of the root
         where the tasks' norms are far apart, so we hand it the same problem in units in which every task alone would
         have weight 1: w_i = n_i^(-2 alpha / (1 + alpha)) x_i, for which the matrix is c_ij (n_i / n_j)^((alpha - 1) /
-        (alpha + 1)). The root is the same. The size of the update is the problem's: it grows as gradients fade.
+        (alpha + 1)). The root is the same. The size of the update is the problem's: above
+        alpha = 1 it grows as gradients fade. The official code multiplies the shared gradient by K and clips it to norm 1;
+        here clipping is the training loop's.
     """
 
     family = "gramian"
     source = "Ban and Ji, 2024: Fair Resource Allocation in Multi-Task Learning"
     url = "https://arxiv.org/abs/2402.15638"
-    rule = "G w = w^(-1 / alpha)"
+    rule = "G w = w^(-1 / alpha) elementwise, G = Gramian"
     needs = "shared; pip install torchjd"
     cost = COST + " (scipy: milliseconds)"
     state = STATE

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from equipoise.balance._adam import TaskOptimizer
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._last_losses import LastLosses, fill_unknown
 from equipoise.balance._registry import register
-from equipoise.balance._settings import flag, known_tasks, per_task
+from equipoise.balance._settings import Scale, choice, flag, known_tasks, per_task
 
 # As in the authors' code: what is added to a loss before its logarithm.
 EPSILON = 1e-8
@@ -29,7 +28,7 @@ class FAMO(LastLosses):
 
     L = sum_i w_i L_i,   w_i = c z_i / D_i,   c = 1 / sum_j (z_j / D_j),   z = softmax(xi),   D_i = L_i - b_i + 1e-8
 
-    After the update of the model, xi takes a step of Adam with weight decay gamma along
+    After the update of the model, xi takes a step of Adam, with weight decay gamma, against
     d_i = z_i (delta_i - sum_j z_j delta_j),   delta_i = log D_i(before) - log D_i(after)
     so a task whose loss fell faster than the others' gets less. b_i is the lowest loss that task i can reach. The weights
     sum to 1; the gradient is that of c sum_i z_i log D_i.
@@ -62,8 +61,8 @@ class FAMO(LastLosses):
         {'a': 0.8, 'b': 0.2}
 
     Note:
-        The authors' code (github.com/Cranial-XIX/FAMO) has gamma = 0.01 as its default, in the version that we read; the
-        paper's algorithm and other libraries have 0.001, which we follow. It also clips the shared gradient to norm 1:
+        The authors' code (github.com/Cranial-XIX/FAMO) has gamma = 0.01 as its default, in the version that we read; its
+        QM9 run, the paper's algorithm and LibMTL have 0.001, which we follow. It also clips the shared gradient to norm 1:
         that is the training loop's. Ours: `exact=False`, `scale`, and absent tasks: one that is missing before or after
         takes no step, and counts in sum_j z_j delta_j as if it had gone with the others' mean; in c it stands with its
         last loss or, never seen, as the others make it. With `exact=False`, delta reaches back to the batch in which the

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import did_you_mean, register
+from equipoise.balance._settings import Scale, choice
 from equipoise.errors import BalanceError
 
 

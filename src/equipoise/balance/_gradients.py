@@ -21,6 +21,7 @@ from equipoise.errors import BalanceError
 Pull = Sequence[Tensor | None]  # one task's gradients, [points]
 
 _BUCKET = 2**24  # elements of all tasks that are copied side by side at a time
+_CACHED = 2**19  # the same on a processor
 _HALF_SCALE = 256.0  # float16 loses gradients below 6e-8; a power of two changes no digit
 
 
@@ -183,57 +184,86 @@ def summarise(
     ranks: Ranks | None = None,
     shares: Tensor | None = None,  # [tasks], this rank's share of each task's examples
     keep: bool = False,
+    angles: bool = True,
 ) -> GradientStatistics:
-    """Norms, inner products and cosines of the tasks' gradients; with `keep` the gradients themselves too."""
+    """Norms, inner products and cosines of the tasks' gradients.
+
+    Args:
+        points: where they were measured.
+        pulls: the gradients.
+        present: which tasks any rank has.
+        ranks: the processes that train together.
+        shares: this rank's share of each task's examples.
+        keep: keep the gradients of all ranks in the result.
+        angles: False leaves inner products at parameters out (NaN): they cost K times the shared parameters in
+            multiplications for each task, and as much memory to read.
+    """
     device = points[0].device
     ranks = ranks or Ranks(None)
-    kinds = {is_parameter(point) for point in points}
     dtype = torch.float32
     for point in points:
         dtype = torch.promote_types(dtype, point.dtype)
     tasks = len(pulls)
-    stacks: list[Tensor] = []
+    stacks: dict[int, Tensor] = {}
     local = torch.zeros(3, tasks, tasks, dtype=dtype, device=device)  # of rows that only this rank has: to be added up
     total = torch.zeros(2, tasks, tasks, dtype=dtype, device=device)  # of parameters: known to all ranks
     with torch.no_grad(), _full_precision(device):
-        for numbers in _buckets(points, pulls, every=bool(ranks) or keep):
-            found = [_stack(points[n], [None if pull is None else pull[n] for pull in pulls], dtype) for n in numbers]
-            if not is_parameter(points[numbers[0]]):
-                (stack,) = found
-                if shares is not None:
-                    stack = stack * shares.to(dtype).reshape(-1, *[1] * (stack.dim() - 1))
-                flat = stack.flatten(1)
-                touched = stack.reshape(tasks, stack.shape[1], -1).ne(0).any(-1).to(dtype)  # [tasks, rows]
-                local[0] += (flat @ flat.T).to(device)
-                local[1] += (touched @ touched.T).to(device)
-                local[2].diagonal().add_(flat.square().sum(1).to(device))
-                stacks.append(stack)
-                continue
-            rows = torch.cat([stack.flatten(1) for stack in found], dim=1) if len(found) > 1 else found[0].flatten(1)
-            if ranks:
-                assert shares is not None
-                rows = ranks.sum_(rows * shares.to(dtype)[:, None])
-                sizes = [stack[0].numel() for stack in found]
-                joined = zip(torch.split(rows, sizes, dim=1), found, strict=True)
-                found = [part.reshape(stack.shape) for part, stack in joined]
-            total[0] += (rows @ rows.T).to(device)
-            total[1].diagonal().add_(torch.linalg.vector_norm(rows, dim=1).square().to(device))
-            stacks += found if keep else []
+        for number in (n for n, point in enumerate(points) if not is_parameter(point)):
+            stack = _stack(points[number], [None if pull is None else pull[number] for pull in pulls], dtype)
+            if shares is not None:
+                stack = stack * shares.to(dtype).reshape(-1, *[1] * (stack.dim() - 1))
+            flat = stack.flatten(1)
+            touched = stack.reshape(tasks, stack.shape[1], -1).ne(0).any(-1).to(dtype)  # [tasks, rows]
+            local[0] += (flat @ flat.T).to(device)
+            local[1] += (touched @ touched.T).to(device)
+            local[2].diagonal().add_(flat.square().sum(1).to(device))
+            stacks[number] = stack
+        if not (angles or keep or ranks):
+            total[1].diagonal().add_(torch.stack([_square(pull, points, dtype) for pull in pulls]))
+        else:
+            for bucket in _buckets(points, pulls, every=bool(ranks) or keep, whole=keep):
+                rows = _side_by_side(points, pulls, bucket, dtype)
+                if ranks:
+                    assert shares is not None
+                    rows = ranks.sum_(rows * shares.to(dtype)[:, None])
+                if angles:
+                    total[0] += (rows @ rows.T).to(device)
+                total[1].diagonal().add_(torch.linalg.vector_norm(rows, dim=1).square().to(device))
+                if keep:
+                    parts = torch.split(rows, [stop - start for _, start, stop in bucket], dim=1)
+                    for (number, _, _), part in zip(bucket, parts, strict=True):
+                        stacks[number] = part.reshape(tasks, *points[number].shape)
         _count_meetings(local[1], points, pulls, ranks)
         if ranks:
             local = ranks.sum_(local)
-        gramian = local[0] + total[0]
         # Not the Gramian's diagonal: a matrix product may be taken in fewer digits.
         norms = (local[2].diagonal() + total[1].diagonal()).sqrt()
+        gramian = local[0] + total[0]
+        at_parameters = all(map(is_parameter, points))
+        if at_parameters and not angles:
+            gramian = torch.full_like(gramian, torch.nan)
         cosines = (gramian / (norms[:, None] * norms[None, :])).where(local[1] > 0, torch.nan)
         return GradientStatistics(
             norms,
             gramian,
             cosines,
             present.to(device),
-            "parameters" if kinds == {True} else "representation",
-            tuple(stacks) if keep else None,
+            "parameters" if at_parameters else "representation",
+            tuple(stacks[n] for n in sorted(stacks)) if keep else None,
         )
+
+
+def _square(pull: Pull | None, points: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The squared norm of a task's gradient at the parameters, read once and copied nowhere."""
+    found = (
+        []
+        if pull is None
+        else [g for g, point in zip(pull, points, strict=False) if g is not None and is_parameter(point)]
+    )
+    if not found:
+        return torch.zeros((), dtype=dtype, device=points[0].device)
+    norms = [torch.linalg.vector_norm(g.detach(), dtype=dtype).to(points[0].device) for g in found]
+    return torch.stack(norms).square().sum()
 
 
 def cross_products(even: Sequence[Tensor], odd: Sequence[Tensor]) -> Tensor:
@@ -253,24 +283,54 @@ def _stack(point: Tensor, found: Pull, dtype: torch.dtype) -> Tensor:
     return torch.stack([zero if gradient is None else gradient.detach().to(dtype) for gradient in found])
 
 
-def _buckets(points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], *, every: bool) -> Iterator[list[int]]:
-    """Numbers of the points that are summed up together: parameters side by side, a representation by itself."""
-    bucket: list[int] = []
+Segment = tuple[int, int, int]  # a parameter's number, and the first and one past the last of its elements
+
+
+def _buckets(
+    points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], *, every: bool, whole: bool
+) -> Iterator[list[Segment]]:
+    """Divides the parameters into pieces that are summed up side by side.
+
+    On a processor a piece fits into its cache, so that the gradients are read from memory only once.
+    """
+    bucket: list[Segment] = []
     size = 0
     for number, point in enumerate(points):
+        if not is_parameter(point):
+            continue
         if not every and all(pull is None or pull[number] is None for pull in pulls):
             continue  # of this process's graph no part; other ranks may have one
-        if not is_parameter(point):
-            yield [number]
-            continue
-        elements = point.numel() * len(pulls)
-        if bucket and (size + elements > _BUCKET or points[bucket[0]].device != point.device):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(number)
-        size += elements
+        limit = max((_CACHED if point.device.type == "cpu" and not every else _BUCKET) // len(pulls), 1)
+        start = 0
+        while start < point.numel():
+            if bucket and (size >= limit or points[bucket[0][0]].device != point.device):
+                yield bucket
+                bucket, size = [], 0
+            stop = point.numel() if whole else min(point.numel(), start + limit - size)
+            bucket.append((number, start, stop))
+            size += stop - start
+            start = stop
     if bucket:
         yield bucket
+
+
+def _side_by_side(
+    points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], bucket: Sequence[Segment], dtype: torch.dtype
+) -> Tensor:
+    """Copies pieces of the tasks' gradients into rows, `[tasks, elements]`."""
+    width = sum(stop - start for _, start, stop in bucket)
+    rows = torch.empty(len(pulls), width, dtype=dtype, device=points[bucket[0][0]].device)
+    for k, pull in enumerate(pulls):
+        offset = 0
+        for number, start, stop in bucket:
+            place = rows[k, offset : offset + stop - start]
+            gradient = None if pull is None else pull[number]
+            if gradient is None:
+                place.zero_()
+            else:
+                place.copy_(gradient.detach().reshape(-1)[start:stop])
+            offset += stop - start
+    return rows
 
 
 def _count_meetings(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from equipoise.balance._adam import TaskOptimizer
-from equipoise.balance._base import choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._norms import COST, RateBalancer
 from equipoise.balance._registry import register
+from equipoise.balance._settings import choice
 
 _LEAST = 1e-3  # an Adam step is of size lr whatever the slope, and would carry a small weight below zero
 
@@ -53,6 +53,8 @@ class GradNorm(RateBalancer):
         {'polarity': 0.7368, 'label': 1.2632}
 
     Note:
+        The paper measures at the weights of the last shared layer: pass those, or `balance.shared: last_layer` in a
+        recipe, whose `auto` takes the cheaper representation.
         As in the paper's algorithm, a step is weighed by what was learned before it. LibMTL learns K softmax(w) with the
         model's own optimiser and starts from the first epoch's mean losses instead; we follow the paper: w itself, scaled
         after each update, L_i(0) from the first batch (the first loss above zero). Ours: the weights and their Adam are
@@ -67,7 +69,10 @@ class GradNorm(RateBalancer):
     rule = "weights descend sum_i |w_i n_i - mean_j(w_j n_j) r_i^alpha|, r_i = relative loss ratio; sum_i w_i = K"
     cost = COST
     state = "weight, norm, first loss and loss ratio of each task; moments of Adam"
-    ours = "own Adam in buffers, no double backward, weights stay positive, absent tasks, every"
+    ours = (
+        "measuring at a representation (the paper: weights of the last shared layer), own Adam in buffers, no double "
+        "backward, weights stay positive, absent tasks, every"
+    )
 
     learned: Tensor  # [tasks], w of the next step
 

@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Balancer, Scale, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import defaults_of
-from equipoise.balance._settings import known_tasks, number
+from equipoise.balance._settings import Scale, choice, known_tasks, number
 from equipoise.errors import BalanceError
 
 COST = (

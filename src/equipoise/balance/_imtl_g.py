@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._base import Scale
 from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer
 from equipoise.balance._registry import register
+from equipoise.balance._settings import Scale
 
 
 @register("imtl_g")
@@ -54,7 +54,7 @@ class IMTLG(GramianBalancer):
     family = "gramian"
     source = "Liu et al., 2021: Towards Impartial Multi-task Learning"
     url = "https://discovery.ucl.ac.uk/id/eprint/10120667/"
-    rule = "w ~ G^+ d, d_i = |g_i|: equal projections on all tasks' directions"
+    rule = "w ~ G^+ d, G = Gramian, d_i = |g_i|: equal projections on all tasks' directions"
     needs = "shared; pip install torchjd"
     cost = COST
     state = STATE

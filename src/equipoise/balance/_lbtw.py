@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._last_losses import LastLosses, fill_unknown
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number, whole
+from equipoise.balance._settings import Scale, choice, number, whole
 
 
 @register("lbtw")
@@ -29,7 +28,7 @@ class LBTW(LastLosses):
 
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
-        alpha: the exponent, zero or more. 0.5 is what public implementations take.
+        alpha: the exponent, zero or more. The authors' configuration: 0.5.
         restart: take the first losses anew each so many steps; None keeps those of the run's first batch. The paper's
             code takes them anew in each epoch: give an epoch's steps for that.
         scale: None uses the powers as they stand; `"tasks"` divides the weights so that they sum to the number of tasks,
@@ -50,7 +49,8 @@ class LBTW(LastLosses):
 
     Note:
         The authors' code (github.com/chao1224/Loss-Balanced-Task-Weighting) normalises the weights to the number of tasks
-        and restarts in every epoch; a balancer knows no epochs, so both are settings here. Ours: a loss that is not above
+        and restarts in every epoch; a balancer knows no epochs, so both are settings here, and `scale="tasks"` with
+        `restart` at an epoch's steps is that code. Ours: a loss that is not above
         0 cannot be a first loss, so the ratio is 1 until there is one; negative losses count as 0; an absent task keeps
         its ratio, and one that was never seen counts as the mean of the others' powers.
     """
@@ -58,10 +58,13 @@ class LBTW(LastLosses):
     family = "losses"
     source = "Liu et al., 2019: Loss-Balanced Task Weighting"
     url = "https://doi.org/10.1609/aaai.v33i01.33019977"
-    rule = "weight_i = (L_i / L_i0)^alpha, L_i0 = loss in the first batch"
+    rule = "weight_i = (L_i / L_i0)^alpha, L_i0 = loss in the first batch: what lags behind counts more"
     cost = "none"
     state = "first and last loss of each task"
-    ours = "restart in steps, scale; absent tasks count with their last ratio"
+    ours = (
+        "by default the run's first batch, not each epoch's, and no fixed sum (restart and scale make it the authors' "
+        "code); absent tasks count with their last ratio"
+    )
 
     positive_losses = True
 

@@ -53,10 +53,11 @@ class MetaBalance(Balancer):
         {'polarity': 1.0, 'label': 2.0}
 
     Note:
+        The paper's method needs the shared parameters: `balance.shared: all` in a recipe, whose `auto` takes the
+        representation and with it the form that is ours.
         The official code starts m at zero and does not correct for it; in m_target / m_i that cancels as long as every
         task is in every batch, and ours equals it there. Ours: a zero gradient does not enter the average, a factor is 1
-        while one of its two norms is not known, an absent target keeps its last norms, the form at a representation,
-        `every`. The code stops at the first parameter without a gradient, which looks like a slip; we pass over it.
+        while one of its two norms is not known, an absent target keeps its last norms, and `every`. The code stops at the first parameter without a gradient, which looks like a slip; we pass over it.
     """
 
     family = "norms"
@@ -66,7 +67,7 @@ class MetaBalance(Balancer):
     needs = "shared; the target task's name"
     cost = "one backward a task at parameters; one walk back through each head at a representation (ours)"
     state = "norm of each task at each shared tensor, number of measurements"
-    ours = "one block at a representation, absent tasks, zero gradients, every"
+    ours = "all of it at a representation, which is one block; absent tasks, zero gradients, every"
 
     requires = frozenset({"shared"})
     needs_gradients = True

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._foreign import Solver
 from equipoise.balance._gramian import COST, STATE, GramianBalancer
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number, whole
+from equipoise.balance._settings import Scale, choice, number, whole
 from equipoise.errors import BalanceError
 
 

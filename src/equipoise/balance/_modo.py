@@ -7,11 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._base import Scale
 from equipoise.balance._cross import COST, CrossBalancer
 from equipoise.balance._foreign import Solver
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number
+from equipoise.balance._settings import Scale, number
 
 
 @register("modo")
@@ -52,7 +51,7 @@ class MoDo(CrossBalancer):
 
     Note:
         The paper takes two independent batches of the full size; we take the two halves of one batch, so the noise in A
-        is larger and the update's as in one batch. The official code sums the two batches' gradients, which only
+        is larger and the update's as in one batch; LibMTL takes a third batch for the update. The official code sums the two batches' gradients, which only
         doubles the learning rate; we average, as the paper does. gamma has a unit: losses in other units need another
         one. A task alone in its batch keeps its weight.
     """
@@ -60,7 +59,10 @@ class MoDo(CrossBalancer):
     family = "gramian"
     source = "Chen et al., 2023: Three-Way Trade-Off in Multi-Objective Learning"
     url = "https://arxiv.org/abs/2305.20057"
-    rule = "w <- simplex(w - gamma (A w + rho w)), A between two half batches"
+    rule = (
+        "w <- projection onto the simplex of w - gamma (A w + rho w), A = inner products between the gradients of two half "
+        "batches"
+    )
     needs = "shared parameters, per-example losses; pip install torchjd"
     cost = COST
     state = "weight of each task"

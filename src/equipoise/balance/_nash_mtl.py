@@ -53,19 +53,21 @@ class NashMTL(GramianBalancer):
         The paper and its official code solve a sequence of convex approximations with a solver; the problem is convex
         as it stands, so we minimise it by Newton's method on the cosines, where a task's unit cancels, to the last
         digits. The length sqrt(K) does not depend on the gradients, so `max_norm=1.0` always binds for two tasks or more:
-        the update has length 1 where it is measured, however near the end. The official code shortens the
-        shared gradient only; our weights act on the heads too. Where gradients cancel there is no solution: 1e-6 is
+        the update has length 1 where it is measured, however near the end. Not so in the official code: it divides G by
+        its Frobenius norm before it solves, so its update is sqrt(K |G|_F) long before it is shortened, and fades with the
+        gradients once they are small. The directions are the same. The official code shortens the shared gradient only; our weights act on the heads too. Where gradients cancel there is no solution: 1e-6 is
         then added to the cosines' diagonal, which keeps the weights finite.
     """
 
     family = "gramian"
     source = "Navon et al., 2022: Multi-Task Learning as a Bargaining Game"
     url = "https://arxiv.org/abs/2202.01017"
-    rule = "G w = 1 / w, shortened to max_norm"
+    rule = "G w = 1 / w elementwise, G = Gramian; then shortened so that the update is at most max_norm long"
     cost = COST
     state = STATE
     ours = (
-        "solved by Newton's method, absent tasks, smoothing, double_batch; max_norm shortens the heads' gradients too"
+        "solved by Newton's method, G not divided by its norm (official code), absent tasks, smoothing, double_batch; "
+        "max_norm shortens the heads' gradients too"
     )
 
     def __init__(

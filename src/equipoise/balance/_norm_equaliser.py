@@ -8,10 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._norms import COST, NormBalancer, inverse_norm_weights
 from equipoise.balance._registry import register
+from equipoise.balance._settings import Scale, choice
 
 
 @register("norm_equaliser")

@@ -40,6 +40,7 @@ class NormBalancer(Balancer):
     """
 
     requires = frozenset({"shared"})
+    needs_angles = False
 
     norms: Tensor  # [tasks], running norm; 0 before a task was first seen
     active: Tensor  # [tasks] bool, whether the last measurement was above zero

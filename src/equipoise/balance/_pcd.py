@@ -27,15 +27,15 @@ class PCD(GramianBalancer):
 
     References:
         Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective Optimization
-        (TMLR, 2026)
+        (Varam and AlHajri, 2026)
         https://arxiv.org/abs/2606.29521
 
     Args:
         primary: the task that leads.
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
-        floor: from 0 to 1, for all secondary tasks or task name -> number for each. TorchJD: 0.02.
-        decay: share of the old value that the average of squared norms keeps, in [0, 1). TorchJD: 0.999.
-        epsilon: added to the squared norms, 0 or more. TorchJD: 1e-8.
+        floor: from 0 to 1, for all secondary tasks or task name -> number for each. The authors' code: 0.02.
+        decay: share of the old value that the average of squared norms keeps, in [0, 1). The authors' code: 0.999.
+        epsilon: added to the squared norms, 0 or more. The authors' code: 1e-8.
         smoothing: share of the old value that running averages of norms and cosines keep, in [0, 1); None: no average.
         every: measure and solve each so many steps, and keep the weights between.
         double_batch: weigh each half of the batch by the Gramian of the other. Needs per-example losses.
@@ -59,13 +59,13 @@ class PCD(GramianBalancer):
     """
 
     family = "gramian"
-    source = "Priority-Constrained Descent, TMLR 2026"
+    source = "Varam and AlHajri, 2026: Priority-Constrained Descent"
     url = "https://arxiv.org/abs/2606.29521"
-    rule = "nearest to the primary gradient with at least a share of each other task's own progress"
+    rule = "the update nearest to the primary gradient that gives each other task a share of its own step's progress"
     needs = "shared; pip install torchjd"
     cost = COST
     state = STATE + "; running squared norm of each task"
-    ours = "tasks by name, absent tasks, smoothing, every, double_batch"
+    ours = "tasks by name, absent tasks, a step without a primary gradient, smoothing, every, double_batch"
 
     scale_free = False  # the averages are in the gradients' own units
 

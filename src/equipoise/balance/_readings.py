@@ -46,6 +46,7 @@ def take_readings(
     reuse: Literal["if cheaper", "always", "never"] = "if cheaper",
     differentiable: bool = False,
     keep: bool = False,
+    angles: bool = True,
     retain_graph: bool = False,
 ) -> list[Reading]:
     """Measures each part of the batch.
@@ -59,6 +60,7 @@ def take_readings(
         reuse: whether the gradients become the update themselves (at parameters).
         differentiable: make the gradients differentiable.
         keep: keep the gradients in the statistics.
+        angles: measure inner products at parameters.
         retain_graph: keep the losses' graph, although the update no longer needs it.
     """
     if all(loss is None for loss in parts[-1]):  # one example a task cannot be divided: it weighs itself
@@ -99,6 +101,7 @@ def take_readings(
             ranks=ranks,
             shares=batch.shares(number),
             keep=keep or crossed or (differentiable and bool(ranks)),
+            angles=angles,
         )
         readings.append(Reading(statistics, pulls, points, route))
     if crossed:
@@ -158,21 +161,32 @@ def update(
     """Returns a scalar that is `value` and whose backward is the weighted sum of the gradients that were measured."""
     first = readings[0]
     leaves = [*first.points, *first.plan.others]
-    sums: list[Tensor | None] = [None] * len(leaves)
+    terms = [
+        # Of this rank alone, as in any backward: the ranks' gradients will be averaged, and not every rank may have come
+        # to the conclusion that this way is the cheaper one.
+        (pull, weights[part][k] * batch.own_share(part, k))
+        for part, reading in enumerate(readings)
+        for k in kept
+        if (pull := reading.pulls[k]) is not None
+    ]
+    reached, sums = [], []
     with torch.no_grad():
-        for part, reading in enumerate(readings):
-            for k in kept:
-                pull = reading.pulls[k]
-                if pull is None:
-                    continue
-                # Of this rank alone, as in any backward: the ranks' gradients will be averaged, and not every rank may
-                # have come to the conclusion that this way is the cheaper one.
-                factor = weights[part][k] * batch.own_share(part, k)
-                for n, gradient in enumerate(pull):
-                    if gradient is not None:
-                        earlier, here = sums[n], factor.to(gradient.device)
-                        sums[n] = gradient * here if earlier is None else earlier.addcmul_(gradient, here)
-        if chosen is not None:
-            sums[: len(first.points)] = list(chosen)
-    reached = [(leaf, total) for leaf, total in zip(leaves, sums, strict=True) if total is not None]
-    return surrogate(value, [leaf for leaf, _ in reached], [total for _, total in reached])
+        for n, leaf in enumerate(leaves):
+            total = chosen[n] if chosen is not None and n < len(first.points) else _weighted(n, terms)
+            if total is not None:
+                reached.append(leaf)
+                sums.append(total)
+            for pull, _ in terms:
+                pull[n] = None  # freed one by one: all tasks' gradients and the sum need not be there at once
+    return surrogate(value, reached, sums)
+
+
+def _weighted(n: int, terms: Sequence[tuple[list[Tensor | None], Tensor]]) -> Tensor | None:
+    total: Tensor | None = None
+    for pull, weight in terms:
+        gradient = pull[n]
+        if gradient is not None:
+            here = weight.to(gradient.device)
+            # The first is copied: autograd may hand out one tensor as two parameters' gradient.
+            total = gradient * here if total is None else total.addcmul_(gradient, here)
+    return total

@@ -1,4 +1,4 @@
-"""PSMGD: any method's weights, computed anew each so many steps."""
+"""Periodic weights, after PSMGD: any method's weights, computed anew each so many steps."""
 
 from __future__ import annotations
 

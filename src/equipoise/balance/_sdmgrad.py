@@ -7,11 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from equipoise.balance._base import Scale
 from equipoise.balance._cross import COST, CrossBalancer
 from equipoise.balance._foreign import Solver
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number, whole
+from equipoise.balance._settings import Scale, number, whole
 
 
 @register("sdmgrad")
@@ -19,7 +18,7 @@ class SDMGrad(CrossBalancer):
     """Finds the worst-off task's direction, kept near the mean gradient, from two independent half batches.
 
     w = (v + pull p) / (1 + pull),   p = 1 / K each,
-    v <- P(v - rate u),  u <- momentum u + A (v + pull p) / s^2,   repeated `iterations` times each step
+    u <- momentum u + A (v + pull p) / s^2,  v <- P(v - rate u),   repeated `iterations` times each step
 
     A_ij = g_i(even half) . g_j(odd half),  s = mean_i sqrt(max(A_ii, 0)),  P is the projection onto the simplex. v starts
     at 1 / K each and goes on from step to step; u starts anew.
@@ -32,10 +31,10 @@ class SDMGrad(CrossBalancer):
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
         pull: towards the mean gradient, 0 or more: 0 is MGDA's direction, much is equal weights. The official
             experiments: 0.3 (the class there: 0.6).
-        rate: step of v, above 0. The official code: 10.
+        rate: step of v, above 0. The official code: 10; LibMTL: 5.
         momentum: in [0, 1). The official code: 0.5.
         iterations: a step, 1 or more. The official code: 20.
-        scale: `"one"`: the weights sum to 1, as in the paper; `"tasks"`: to the number of tasks.
+        scale: `"one"`: the weights sum to 1, as in the official code; `"tasks"`: to the number of tasks.
         every: measure and solve each so many steps, and keep the weights between. The paper: 1.
         on_nonfinite: `"raise"`, or `"skip"` to leave a task out of a step in which its loss or gradient is not finite.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from equipoise.balance._registry import did_you_mean
 from equipoise.errors import BalanceError
+
+Scale = Literal["tasks", "one"]  # what the weights sum to
 
 
 def number(
@@ -93,3 +96,11 @@ def known_tasks(setting: str, named: Sequence[str], tasks: Sequence[str]) -> Non
     for task in named:
         if tasks and task not in tasks:
             raise BalanceError(f"{setting} name no task {task!r}.{did_you_mean(task, tasks)} Tasks: {', '.join(tasks)}")
+
+
+def choice(setting: str, value: str, options: tuple[str, ...]) -> str:
+    """Returns a setting's value, or raises with the valid ones if it is none of them."""
+    if value not in options:
+        hint = did_you_mean(value, options)
+        raise BalanceError(f"{setting} must be one of {', '.join(map(repr, options))}, found {value!r}.{hint}")
+    return value

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._last_losses import LastLosses, fill_unknown
 from equipoise.balance._registry import register
-from equipoise.balance._settings import known_tasks, number, per_task
+from equipoise.balance._settings import Scale, choice, known_tasks, number, per_task
 from equipoise.errors import BalanceError
 
 
@@ -31,7 +30,7 @@ class STCH(LastLosses):
 
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
-        mu: above 0, in the unit of p L. The paper tries 0.01, 0.1, 0.5 and 1.
+        mu: above 0, in the unit of p L. The paper tries 0.01, 0.1, 0.5 and 1; its multi-task code, on logarithms: 1.
         preferences: task -> p_i, above 0, for all tasks; None for 1 / K, as they sum to 1 in the paper.
         ideal: task -> z_i; a task without one has 0.
         scale: None uses the objective's own gradient, whose weights sum to between the least and the largest p (1 / K
@@ -61,10 +60,16 @@ class STCH(LastLosses):
     family = "losses"
     source = "Lin et al., 2024: Smooth Tchebycheff Scalarization"
     url = "https://arxiv.org/abs/2402.19078"
-    rule = "weight = p softmax(p (L - z) / mu), the gradient of mu log sum_i exp(p_i (L_i - z_i) / mu)"
+    rule = (
+        "weight = p softmax(p (L - z) / mu), p = preferences, z = lowest losses: the gradient of "
+        "mu log sum_i exp(p_i (L_i - z_i) / mu), a smooth maximum"
+    )
     cost = "none"
     state = "last loss of each task"
-    ours = "scale, the default of mu; absent tasks count with their last loss"
+    ours = (
+        "scale, the default of mu; absent tasks count with their last loss; as the formula, not as the authors' multi-task "
+        "code, which takes logarithms after a warm-up"
+    )
 
     def __init__(
         self,

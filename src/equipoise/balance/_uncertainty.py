@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from equipoise.balance._adam import TaskOptimizer
-from equipoise.balance._base import Balancer, choice
+from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import register
-from equipoise.balance._settings import known_tasks
+from equipoise.balance._settings import choice, known_tasks
 from equipoise.errors import BalanceError
 
 # exp(30) is 1e13: more than any weight has use for, and finite in float32.

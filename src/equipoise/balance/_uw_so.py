@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._base import Scale, choice
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._last_losses import LastLosses, fill_unknown
 from equipoise.balance._registry import register
-from equipoise.balance._settings import number
+from equipoise.balance._settings import Scale, choice, number
 
 
 @register("uw_so")

@@ -17,6 +17,7 @@ _TAKEN_OVER = (
     "requires",
     "scopes",
     "positive_losses",
+    "needs_angles",
     "needs_gradients",
     "measured_at",
     "validate_every",
