@@ -109,7 +109,8 @@ places. One seed, the bundled encoder; the training itself used the representati
   parameters say .86, and on EmoBank, where the true ones are near zero, its sign is little better than a coin.
 - **What follows: `balance.shared: auto`**, the default. Methods from norms are measured at the representation, because of its
   price; where tasks of unlike kinds share a model, `last_layer` is closer. Methods from angles (the Gramian family, ExcessMTL)
-  are measured at the last layer. `all` is exact.
+  and GradNorm, as in its paper, are measured at the last layer; DB-MTL and MetaBalance, which combine the gradients of all
+  shared parameters, there. `all` is exact.
 - **Not measured:** whether weights nearer to the exact ones train a better model, other encoders, more seeds.
 
 - **Exactness.** Every place is measured exactly for what it is: against plain float64 autograd to 1e-10. The question is

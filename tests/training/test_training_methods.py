@@ -62,8 +62,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(method: str, tiny_recipe: d
     tiny_recipe["training"] |= {"max_steps": 12, "log_every_steps": 1, "checkpoint_every_steps": 5, "accumulation": 2}
     tiny_recipe["data"] |= {"test": None}
     settings = recipe_of(method, tiny_recipe)
-    if method == "db_mtl":  # with its running gradients, which are as large as the shared parameters are for each task
-        settings["balance"]["shared"] = "last_layer"
     whole = train(settings, output=tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
         train(settings, progress=False, callbacks=[StopAt(8)])

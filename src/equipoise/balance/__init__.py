@@ -23,7 +23,6 @@ with one class, registered by name in `_registry.py`. To write a method, subclas
 """
 
 from equipoise.balance._aligned_mtl import AlignedMTL
-from equipoise.balance._autoscale import AutoScale
 from equipoise.balance._base import Balancer
 from equipoise.balance._cagrad import CAGrad
 from equipoise.balance._coba import CoBa
@@ -37,6 +36,7 @@ from equipoise.balance._dwa import DWA
 from equipoise.balance._encodec import EnCodecBalancer
 from equipoise.balance._equal import Equal
 from equipoise.balance._excess_mtl import ExcessMTL
+from equipoise.balance._explore_then_freeze import ExploreThenFreeze
 from equipoise.balance._fairgrad import FairGrad
 from equipoise.balance._famo import FAMO
 from equipoise.balance._fixed import Fixed
@@ -83,7 +83,6 @@ __all__ = [
     "STCH",
     "UWSO",
     "AlignedMTL",
-    "AutoScale",
     "Balancer",
     "CAGrad",
     "CoBa",
@@ -93,6 +92,7 @@ __all__ = [
     "EnCodecBalancer",
     "Equal",
     "ExcessMTL",
+    "ExploreThenFreeze",
     "FairGrad",
     "Fixed",
     "GeometricMean",

@@ -58,7 +58,7 @@ class AlignedMTL(GramianBalancer):
     source = "Senushkin et al., 2023: Independent Component Alignment for Multi-Task Learning"
     url = "https://arxiv.org/abs/2305.19000"
     rule = "w = sqrt(s) G^(-1/2) p, G = Gramian, s = its smallest eigenvalue, p = preferences"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST
     state = STATE
     ours = "absent tasks, smoothing, every, scale, double_batch"

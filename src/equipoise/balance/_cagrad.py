@@ -27,7 +27,7 @@ class CAGrad(GramianBalancer):
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
         c: radius of the ball in units of the mean gradient, 0 or more: 0 is the mean, below 1 the method converges to a
-            minimum of the mean loss. The class in Nash-MTL's and FAMO's code has 0.4, LibMTL 0.5.
+            minimum of the mean loss. The class in the authors' FAMO code has 0.4, LibMTL 0.5.
         scale: `"one"`: as in the paper, where equal tasks weigh (1 + c) / K each; `"tasks"`: times the number of tasks.
         smoothing: share of the old value that running averages of norms and cosines keep, in [0, 1); None: no average.
         every: measure and solve each so many steps, and keep the weights between. The paper: 1.
@@ -47,16 +47,16 @@ class CAGrad(GramianBalancer):
         {'polarity': 0.75, 'label': 0.75}
 
     Note:
-        The official code divides the update by 1 + c^2 (and by its class multiplies it by K), constants that belong to
-        the learning rate; the paper's Algorithm 1, TorchJD and we do not. The problem is solved with Clarabel by way of TorchJD instead of by
-        scipy. Where g_v is next to zero, at a Pareto-stationary point, all weights are zero.
+        The official code divides the update by 1 + c^2, and its class multiplies it by K: constants that belong to the
+        learning rate. The paper's Algorithm 1, TorchJD and we do neither. The problem is solved with Clarabel by way of
+        TorchJD instead of by scipy. Where g_v is next to zero, at a Pareto-stationary point, all weights are zero.
     """
 
     family = "gramian"
     source = "Liu et al., 2021: Conflict-Averse Gradient Descent"
     url = "https://arxiv.org/abs/2110.14048"
     rule = "max_d min_i g_i . d within c |mean g| of the mean gradient"
-    needs = "shared; pip install torchjd, cvxpy"
+    needs = "shared; extra `cvxpy`"
     cost = COST + " (cvxpy: milliseconds)"
     state = STATE
     ours = "absent tasks, smoothing, every, scale, double_batch"

@@ -72,8 +72,8 @@ class CoBa(Balancer):
     source = "Gong et al., 2024: CoBa: Convergence Balancer for Multitask Finetuning"
     url = "https://arxiv.org/abs/2410.06741"
     rule = (
-        "weight = softmax(K (D R + (1 - D) A)), from slopes of validation losses: R raises slow tasks, A lowers diverging "
-        "ones, D is near 1 while all converge"
+        "weight = softmax(K (D R + (1 - D) A)), from slopes of validation losses: R raises slow tasks, A lowers "
+        "diverging ones, D is near 1 while all converge"
     )
     needs = "validation losses (observe_validation)"
     cost = "one forward on validation rows an observation"

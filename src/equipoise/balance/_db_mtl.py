@@ -54,13 +54,13 @@ class DBMTL(NormBalancer):
         {'polarity': 0.2, 'label': 0.25}
 
     Note:
-        The paper's method needs parameters, at best all shared ones: `balance.shared: all` in a recipe, whose `auto` takes
-        the representation and with it the form that is ours.
+        The paper's method needs the shared parameters, which a recipe's `auto` takes (`balance.shared: all`). What it
+        does at a representation is ours.
         The authors' code starts v at zero, which makes the first updates (1 - b) times as long; here the first gradient
         starts the average, so that a task that comes late starts like the others. The code counts the steps of the run,
-        we count each task's own. The code allows parameters only. A task that is
-        absent keeps its average and is in the maximum, but adds nothing to the update. The value that is returned is
-        sum_i w_i L_i, not the sum of the logarithms.
+        we count each task's own. The code allows parameters only. A task that is absent keeps its average and is in the
+        maximum, but adds nothing to the update. The value that is returned is sum_i w_i L_i, not the sum of the
+        logarithms.
     """
 
     family = "norms"
@@ -74,6 +74,7 @@ class DBMTL(NormBalancer):
         "absent tasks, every"
     )
 
+    measured_at = "all"
     needs_gradients = True
     weighted_sum = False
     positive_losses = True

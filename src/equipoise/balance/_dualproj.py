@@ -58,7 +58,7 @@ class DualProj(GramianBalancer):
     source = "Lopez-Paz and Ranzato, 2017: Gradient Episodic Memory for Continual Learning"
     url = "https://arxiv.org/abs/1706.08840"
     rule = "the mean gradient, projected onto the directions that harm no task"
-    needs = "shared; pip install torchjd, quadprog"
+    needs = "shared; extra `quadprog`"
     cost = COST
     state = STATE
     ours = "all tasks at once (as TorchJD), absent tasks, smoothing, every, scale, double_batch"

@@ -53,11 +53,12 @@ class ExcessMTL(Balancer):
         {'polarity': 0.8946, 'label': 0.1054}
 
     Note:
-        The paper and its official code, which LibMTL has too, differ in the sum of the weights (1; K) and in the warm-up
+        The paper and its official code, which LibMTL has too, differ in the sum of the weights (1; K) and the warm-up
         (three epochs; one step). Both are settings; the defaults take the paper's sum and the code's warm-up. At a
         representation the rows are other examples in every batch and a sum of squares has no meaning, so it is refused.
-        Ours: warm-up is counted for each task; a task that is absent is taken to be where it was last seen, since weights
-        of present tasks only ever rise against those that stand still; a step with a zero gradient does not count.
+        Ours: warm-up is counted for each task; a task that is absent is taken to be where it was last seen, since
+        weights of present tasks only ever rise against those that stand still; a step with a zero gradient does not
+        count.
     """
 
     family = "norms"

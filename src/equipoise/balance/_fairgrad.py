@@ -50,16 +50,16 @@ class FairGrad(GramianBalancer):
         The solver is scipy's least squares, as in the official code and by way of TorchJD. It stops short of the root
         where the tasks' norms are far apart, so we hand it the same problem in units in which every task alone would
         have weight 1: w_i = n_i^(-2 alpha / (1 + alpha)) x_i, for which the matrix is c_ij (n_i / n_j)^((alpha - 1) /
-        (alpha + 1)). The root is the same. The size of the update is the problem's: above
-        alpha = 1 it grows as gradients fade. The official code multiplies the shared gradient by K and clips it to norm 1;
-        here clipping is the training loop's.
+        (alpha + 1)). The root is the same. The size of the update is the problem's: above alpha = 1 it grows as
+        gradients fade. The official code multiplies the shared gradient by K and clips it to norm 1; here clipping is
+        the training loop's.
     """
 
     family = "gramian"
     source = "Ban and Ji, 2024: Fair Resource Allocation in Multi-Task Learning"
     url = "https://arxiv.org/abs/2402.15638"
     rule = "G w = w^(-1 / alpha) elementwise, G = Gramian"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST + " (scipy: milliseconds)"
     state = STATE
     ours = "the solver's units, absent tasks, smoothing, every, double_batch"

@@ -61,12 +61,12 @@ class FAMO(LastLosses):
         {'a': 0.8, 'b': 0.2}
 
     Note:
-        The authors' code (github.com/Cranial-XIX/FAMO) has gamma = 0.01 as its default, in the version that we read; its
-        QM9 run, the paper's algorithm and LibMTL have 0.001, which we follow. It also clips the shared gradient to norm 1:
-        that is the training loop's. Ours: `exact=False`, `scale`, and absent tasks: one that is missing before or after
-        takes no step, and counts in sum_j z_j delta_j as if it had gone with the others' mean; in c it stands with its
-        last loss or, never seen, as the others make it. With `exact=False`, delta reaches back to the batch in which the
-        task was last seen. A loss below b_i counts as b_i. The value returned is sum_i w_i L_i.
+        The authors' code (github.com/Cranial-XIX/FAMO) has gamma = 0.01 as its default, in the version that we read;
+        its QM9 run, the paper's algorithm and LibMTL have 0.001, which we follow. It also clips the shared gradient to
+        norm 1: that is the training loop's. Ours: `exact=False`, `scale`, and absent tasks: one that is missing before
+        or after takes no step, and counts in sum_j z_j delta_j as if it had gone with the others' mean; in c it stands
+        with its last loss or, never seen, as the others make it. With `exact=False`, delta reaches back to the batch in
+        which the task was last seen. A loss below b_i counts as b_i. The value returned is sum_i w_i L_i.
     """
 
     family = "losses"

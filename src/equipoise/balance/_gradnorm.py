@@ -53,8 +53,7 @@ class GradNorm(RateBalancer):
         {'polarity': 0.7368, 'label': 1.2632}
 
     Note:
-        The paper measures at the weights of the last shared layer: pass those, or `balance.shared: last_layer` in a
-        recipe, whose `auto` takes the cheaper representation.
+        The paper measures at the weights of the last shared layer: pass those; a recipe's `auto` does.
         As in the paper's algorithm, a step is weighed by what was learned before it. LibMTL learns K softmax(w) with the
         model's own optimiser and starts from the first epoch's mean losses instead; we follow the paper: w itself, scaled
         after each update, L_i(0) from the first batch (the first loss above zero). Ours: the weights and their Adam are
@@ -73,6 +72,8 @@ class GradNorm(RateBalancer):
         "measuring at a representation (the paper: weights of the last shared layer), own Adam in buffers, no double "
         "backward, weights stay positive, absent tasks, every"
     )
+
+    measured_at = "last_layer"
 
     learned: Tensor  # [tasks], w of the next step
 

@@ -63,7 +63,7 @@ class GradVac(GramianBalancer):
     source = "Wang et al., 2021: Gradient Vaccine"
     url = "https://arxiv.org/abs/2010.05874"
     rule = "each g_i is turned towards every g_j until their cosine is the pair's running mean; the sum"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST
     state = STATE + "; goal of each pair"
     ours = "absent tasks, seed, smoothing, every, double_batch; the weights act on the heads too"

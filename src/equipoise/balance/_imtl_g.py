@@ -55,7 +55,7 @@ class IMTLG(GramianBalancer):
     source = "Liu et al., 2021: Towards Impartial Multi-task Learning"
     url = "https://discovery.ucl.ac.uk/id/eprint/10120667/"
     rule = "w ~ G^+ d, G = Gramian, d_i = |g_i|: equal projections on all tasks' directions"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST
     state = STATE
     ours = "absent tasks, smoothing, every, scale, double_batch"

@@ -53,11 +53,12 @@ class MetaBalance(Balancer):
         {'polarity': 1.0, 'label': 2.0}
 
     Note:
-        The paper's method needs the shared parameters: `balance.shared: all` in a recipe, whose `auto` takes the
-        representation and with it the form that is ours.
+        The paper's method needs the shared parameters, which a recipe's `auto` takes (`balance.shared: all`). What it
+        does at a representation is ours.
         The official code starts m at zero and does not correct for it; in m_target / m_i that cancels as long as every
         task is in every batch, and ours equals it there. Ours: a zero gradient does not enter the average, a factor is 1
-        while one of its two norms is not known, an absent target keeps its last norms, and `every`. The code stops at the first parameter without a gradient, which looks like a slip; we pass over it.
+        while one of its two norms is not known, an absent target keeps its last norms, and `every`. The code stops at
+        the first parameter without a gradient, which looks like a slip; we pass over it.
     """
 
     family = "norms"
@@ -70,6 +71,7 @@ class MetaBalance(Balancer):
     ours = "all of it at a representation, which is one block; absent tasks, zero gradients, every"
 
     requires = frozenset({"shared"})
+    measured_at = "all"
     needs_gradients = True
     weighted_sum = False
 

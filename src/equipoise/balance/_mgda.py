@@ -60,7 +60,7 @@ class MGDA(GramianBalancer):
     source = "Sener and Koltun, 2018: Multi-Task Learning as Multi-Objective Optimization"
     url = "https://arxiv.org/abs/1810.04650"
     rule = "w = argmin ||sum_i w_i g_i||, w on the simplex"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST
     state = STATE + "; last losses"
     ours = "absent tasks, smoothing, every, scale, double_batch"

@@ -51,19 +51,19 @@ class MoDo(CrossBalancer):
 
     Note:
         The paper takes two independent batches of the full size; we take the two halves of one batch, so the noise in A
-        is larger and the update's as in one batch; LibMTL takes a third batch for the update. The official code sums the two batches' gradients, which only
-        doubles the learning rate; we average, as the paper does. gamma has a unit: losses in other units need another
-        one. A task alone in its batch keeps its weight.
+        is larger and the update's as in one batch. LibMTL takes a third batch for the update. The official code sums
+        the two batches' gradients, which only doubles the learning rate; we average, as the paper does. gamma has a
+        unit: losses in other units need another one. A task alone in its batch keeps its weight.
     """
 
     family = "gramian"
     source = "Chen et al., 2023: Three-Way Trade-Off in Multi-Objective Learning"
     url = "https://arxiv.org/abs/2305.20057"
     rule = (
-        "w <- projection onto the simplex of w - gamma (A w + rho w), A = inner products between the gradients of two half "
+        "w <- projection onto the simplex of w - gamma (A w + rho w), A = inner products between gradients of two half "
         "batches"
     )
-    needs = "shared parameters, per-example losses; pip install torchjd"
+    needs = "shared parameters, per-example losses; extra `torchjd`"
     cost = COST
     state = "weight of each task"
     ours = "two halves of one batch, absent tasks, scale, every"

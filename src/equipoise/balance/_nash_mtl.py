@@ -54,9 +54,10 @@ class NashMTL(GramianBalancer):
         as it stands, so we minimise it by Newton's method on the cosines, where a task's unit cancels, to the last
         digits. The length sqrt(K) does not depend on the gradients, so `max_norm=1.0` always binds for two tasks or more:
         the update has length 1 where it is measured, however near the end. Not so in the official code: it divides G by
-        its Frobenius norm before it solves, so its update is sqrt(K |G|_F) long before it is shortened, and fades with the
-        gradients once they are small. The directions are the same. The official code shortens the shared gradient only; our weights act on the heads too. Where gradients cancel there is no solution: 1e-6 is
-        then added to the cosines' diagonal, which keeps the weights finite.
+        its Frobenius norm before it solves, so its update is sqrt(K |G|_F) long before it is shortened, and fades with
+        the gradients once they are small. The directions are the same. The official code shortens the shared gradient
+        only; our weights act on the heads too. Where gradients cancel there is no solution: 1e-6 is then added to the
+        cosines' diagonal, which keeps the weights finite.
     """
 
     family = "gramian"

@@ -62,7 +62,7 @@ class PCD(GramianBalancer):
     source = "Varam and AlHajri, 2026: Priority-Constrained Descent"
     url = "https://arxiv.org/abs/2606.29521"
     rule = "the update nearest to the primary gradient that gives each other task a share of its own step's progress"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST
     state = STATE + "; running squared norm of each task"
     ours = "tasks by name, absent tasks, a step without a primary gradient, smoothing, every, double_batch"

@@ -55,7 +55,7 @@ class PCGrad(GramianBalancer):
     source = "Yu et al., 2020: Gradient Surgery for Multi-Task Learning"
     url = "https://arxiv.org/abs/2001.06782"
     rule = "each g_i drops its component against every g_j it conflicts with; the sum of what is left"
-    needs = "shared; pip install torchjd"
+    needs = "shared; extra `torchjd`"
     cost = COST
     state = STATE
     ours = "absent tasks, seed, smoothing, every, double_batch; the weights act on the heads too"

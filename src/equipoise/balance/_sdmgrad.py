@@ -62,7 +62,7 @@ class SDMGrad(CrossBalancer):
     source = "Xiao et al., 2023: Direction-oriented Multi-objective Learning"
     url = "https://arxiv.org/abs/2305.18409"
     rule = "w ~ v + pull / K, v minimises ||sum_i (v_i + pull / K) g_i|| on the simplex by SGD between two half batches"
-    needs = "shared parameters, per-example losses; pip install torchjd"
+    needs = "shared parameters, per-example losses; extra `torchjd`"
     cost = COST
     state = "point on the simplex"
     ours = "two halves of one batch, absent tasks, scale, every"

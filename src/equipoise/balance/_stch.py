@@ -30,7 +30,7 @@ class STCH(LastLosses):
 
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
-        mu: above 0, in the unit of p L. The paper tries 0.01, 0.1, 0.5 and 1; its multi-task code, on logarithms: 1.
+        mu: above 0, in the unit of p L. The paper tries 0.01, 0.1, 0.5 and 1; LibMTL, on logarithms: 1.
         preferences: task -> p_i, above 0, for all tasks; None for 1 / K, as they sum to 1 in the paper.
         ideal: task -> z_i; a task without one has 0.
         scale: None uses the objective's own gradient, whose weights sum to between the least and the largest p (1 / K
@@ -67,8 +67,8 @@ class STCH(LastLosses):
     cost = "none"
     state = "last loss of each task"
     ours = (
-        "scale, the default of mu; absent tasks count with their last loss; as the formula, not as the authors' multi-task "
-        "code, which takes logarithms after a warm-up"
+        "scale, the default of mu; absent tasks count with their last loss; the formula on plain losses (the authors' "
+        "multi-task code: on logarithms, after a warm-up)"
     )
 
     def __init__(

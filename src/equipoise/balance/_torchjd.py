@@ -66,7 +66,7 @@ class TorchJDBalancer(GramianBalancer):
     source = "Quinton and Rey, 2024: Jacobian Descent For Multi-Objective Optimization (TorchJD)"
     url = "https://arxiv.org/abs/2406.16232"
     rule = "weight = weighting(G), or the gradient of scalarizer(L), of any of TorchJD's"
-    needs = "shared (a scalarizer: nothing); pip install torchjd"
+    needs = "shared (a scalarizer: nothing); extra `torchjd`"
     cost = COST
     state = "norm of each task, cosine of each pair, last losses; the weighting's own"
     ours = "absent tasks, smoothing, every, double_batch, seed"

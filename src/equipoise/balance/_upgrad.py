@@ -59,7 +59,7 @@ class UPGrad(GramianBalancer):
     source = "Quinton and Rey, 2024: Jacobian Descent For Multi-Objective Optimization"
     url = "https://arxiv.org/abs/2406.16232"
     rule = "the mean of the gradients, each first projected onto the directions that harm no task"
-    needs = "shared; pip install torchjd, quadprog"
+    needs = "shared; extra `quadprog`"
     cost = COST
     state = STATE
     ours = "absent tasks, smoothing, every, scale, double_batch; the weights act on the heads too"

@@ -14,8 +14,8 @@ from equipoise.balance._registry import register
 from equipoise.balance._settings import Scale, choice, whole
 
 
-@register("autoscale")
-class AutoScale(NormBalancer):
+@register("explore_then_freeze")
+class ExploreThenFreeze(NormBalancer):
     """Trains under equal weights for some steps, then under the fixed weights that make the gradients most alike in size.
 
     L = sum_i w_i L_i,   w_i = 1 in the first `explore` steps,   then w_i = K (1 / m_i) / sum_j (1 / m_j) for good
@@ -42,7 +42,7 @@ class AutoScale(NormBalancer):
 
     Example:
         >>> hidden = torch.tensor([[1.0, 1.0]], requires_grad=True)  # [n, d]
-        >>> balancer = AutoScale(explore=1)
+        >>> balancer = ExploreThenFreeze(explore=1)
         >>> for _ in range(2):
         ...     loss = balancer({"polarity": hidden[:, 0] * 3, "label": hidden[:, 1] * 1}, shared=hidden)
         >>> {task: round(weight, 6) for task, weight in balancer.last["weights"].items()}
@@ -54,7 +54,7 @@ class AutoScale(NormBalancer):
         such a metric chose. Of an earlier version a reviewer tells that the exploration runs under another balancing
         method, and that several cost functions are tried. The rest is not known to us, so ours: the length of the
         exploration, the weights during it (equal), the way to sum up its steps (geometric mean, no windows), the closed
-        form, and that magnitude similarity alone decides. So do not report this as the paper's AutoScale. Nothing is
+        form, and that magnitude similarity alone decides. So the name is not the paper's either. Nothing is
         measured in the second phase, and `shared` may then be left out. A zero gradient does not count; a task that was
         never measured gets the weight of the median.
     """

@@ -1,15 +1,15 @@
-"""AutoScale: equal weights while exploring, then fixed ones that make gradients alike in size."""
+"""ExploreThenFreeze: equal weights while exploring, then fixed ones that make gradients alike in size."""
 
 import pytest
 import torch
 
-from equipoise.balance._autoscale import AutoScale
+from equipoise.balance._explore_then_freeze import ExploreThenFreeze
 from equipoise.errors import BalanceError
 
 Norms = dict[str, float]
 
 
-def weights(balancer: AutoScale, norms: Norms, *, shared: bool = True) -> Norms:
+def weights(balancer: ExploreThenFreeze, norms: Norms, *, shared: bool = True) -> Norms:
     hidden = torch.ones(1, len(norms), dtype=torch.float64, requires_grad=True)
     losses = {task: hidden[0, k] * norm for k, (task, norm) in enumerate(norms.items())}
     balancer(losses, shared=hidden if shared else None)
@@ -17,7 +17,7 @@ def weights(balancer: AutoScale, norms: Norms, *, shared: bool = True) -> Norms:
 
 
 def test_geometric_means_by_hand() -> None:
-    balancer = AutoScale(explore=2)
+    balancer = ExploreThenFreeze(explore=2)
     assert weights(balancer, {"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 1.0}
     assert weights(balancer, {"a": 9.0, "b": 0.5}) == {"a": 1.0, "b": 1.0}
     # Geometric means 3 and 1.
@@ -29,7 +29,7 @@ def test_no_other_weights_make_the_magnitudes_more_similar() -> None:
     draw = torch.Generator().manual_seed(0)
     spread = 0.05 * torch.randn(50, 3, generator=draw, dtype=torch.float64)
     norms = (spread + torch.tensor([2.0, 0.0, -3.0])).exp()
-    balancer = AutoScale(explore=50)
+    balancer = ExploreThenFreeze(explore=50)
     for row in norms.tolist():
         weights(balancer, dict(zip("abc", row, strict=True)))
     found = torch.tensor(list(weights(balancer, dict.fromkeys("abc", 1.0)).values()), dtype=torch.float64)
@@ -47,22 +47,22 @@ def test_no_other_weights_make_the_magnitudes_more_similar() -> None:
 
 
 def test_after_the_exploration_nothing_is_measured() -> None:
-    balancer = AutoScale(explore=1)
+    balancer = ExploreThenFreeze(explore=1)
     weights(balancer, {"a": 3.0, "b": 1.0})
     before = {name: value.clone() for name, value in balancer.state_dict().items()}
     assert weights(balancer, {"a": 1.0, "b": 9.0}, shared=False) == pytest.approx({"a": 0.5, "b": 1.5})
     for name in ("mean_logs", "measured", "norms"):
         assert torch.equal(balancer.state_dict()[name], before[name])
-    with pytest.raises(BalanceError, match="AutoScale needs shared"):
-        weights(AutoScale(explore=1), {"a": 1.0}, shared=False)
+    with pytest.raises(BalanceError, match="ExploreThenFreeze needs shared"):
+        weights(ExploreThenFreeze(explore=1), {"a": 1.0}, shared=False)
 
 
 def test_resuming_in_either_phase() -> None:
-    whole = AutoScale(explore=3)
+    whole = ExploreThenFreeze(explore=3)
     steps = [{"a": 1.0 + n, "b": 2.0} for n in range(6)]
     expected = [weights(whole, norms) for norms in steps]
     for cut in (2, 4):
-        half, resumed = AutoScale(explore=3), AutoScale(explore=3)
+        half, resumed = ExploreThenFreeze(explore=3), ExploreThenFreeze(explore=3)
         for norms in steps[:cut]:
             weights(half, norms)
         resumed.load_state_dict(half.state_dict())
@@ -70,7 +70,7 @@ def test_resuming_in_either_phase() -> None:
 
 
 def test_zero_gradients_and_absent_tasks() -> None:
-    balancer = AutoScale(explore=3, tasks=["a", "b", "c"], scale="one")
+    balancer = ExploreThenFreeze(explore=3, tasks=["a", "b", "c"], scale="one")
     weights(balancer, {"a": 4.0, "b": 0.0})
     weights(balancer, {"b": 1.0})
     weights(balancer, {"a": 4.0, "b": 1.0})
@@ -80,7 +80,7 @@ def test_zero_gradients_and_absent_tasks() -> None:
 
 
 def test_nothing_measured_gives_equal_weights() -> None:
-    balancer = AutoScale(explore=1)
+    balancer = ExploreThenFreeze(explore=1)
     weights(balancer, {"a": 0.0, "b": 0.0})
     assert weights(balancer, {"a": 1.0, "b": 2.0}) == {"a": 1.0, "b": 1.0}
 
@@ -88,4 +88,4 @@ def test_nothing_measured_gives_equal_weights() -> None:
 @pytest.mark.parametrize("settings", [{"explore": 0}, {"explore": 1.5}, {"explore": "all"}, {"scale": "sum"}])
 def test_unusable_settings_are_refused(settings: dict) -> None:
     with pytest.raises(BalanceError, match=f"{next(iter(settings))} must"):
-        AutoScale(**settings)
+        ExploreThenFreeze(**settings)
