@@ -57,7 +57,8 @@ TAIL = """
   measured or remembered.
 - **State** is tensors only, the tasks' names included. A restored balancer goes on to the bit.
 - **Logs.** `balancer.last` holds losses, weights, gradient norms and cosines as plain numbers; they leave the device
-  when it is read. `monitor=True` measures norms and cosines for methods that do not need them.
+  when it is read. `monitor=True` measures norms and cosines for methods that do not need them. At parameters, methods from
+  norms leave the cosines out, which would cost more than the norms; `balancer.needs_angles = True` measures them there too.
 - **Cosines** at a representation mean nothing if two tasks touch no common row: they are left out of `last`, not reported
   as 0. See [tasks on different batches](#tasks-on-different-batches).
 - **One task.** A run of one task trains it with a weight above 0. In a batch with only one of several tasks the others are
@@ -126,6 +127,9 @@ places. One seed, the bundled encoder; the training itself used the representati
   call a backward of your own on the losses, set `balancer.retain_graph = True` first.
 - **Checkpointed activations** must be non-reentrant (`use_reentrant=False`) to be measured at parameters; so PyTorch wants
   it. At the representation either kind works.
+- **What the gradients cannot be the update of.** With float16, with a hook on a parameter's gradient (`register_hook`), and
+  behind reentrant checkpointing, one more backward is taken instead. Autograd functions that call a `backward` of their own
+  inside (reversible layers, some offloading) would run it once for each task: measure at the representation there.
 - **A compiled backbone** frees its buffers in the first walk back. To measure it at parameters, set
   `torch._functorch.config.donated_buffer = False` before compiling. At the representation nothing is needed, as long as the
   heads are not compiled with it.
@@ -162,6 +166,7 @@ Under DDP, or any other way of averaging gradients over processes, the balancer 
   too large, by the noise within each rank.)
 - Each rank's scalar is its share of the weighted loss, scaled such that the **average** of the ranks' gradients is the
   update.
+- Give `tasks=[...]`: the order of the losses in each rank's mapping would not do.
 - Every rank must call the balancer in every step, and walk back through every head. Pass a task without an example on this
   rank as an empty tensor with a graph: the loss of its head on `hidden[:0]`, one value per example. A rank that has nothing
   at all to pass is an error on every rank, so that none waits for ever.

@@ -240,6 +240,11 @@ def test_follows_9_disjoint_rows_have_no_cosine_at_a_representation_but_at_param
     balancer = DAO()
     balancer(losses, shared=hidden)
     assert balancer.last["cosines"] == {}
+    balancer = DAO()
+    balancer.needs_angles = (
+        True  # what costs nothing at a representation is left out at parameters unless it is asked for
+    )
+    losses = {"r": hidden[0].sum(), "c": -hidden[1].sum()}
     balancer(losses, shared=[weight])
     assert balancer.last["cosines"] == {"r|c": pytest.approx(-1.0)}
 

@@ -118,6 +118,54 @@ def test_what_one_process_cannot_do_is_an_error_in_all(tmp_path: Path) -> None:
     assert "task 'polarity': the loss is not finite" in zero[1]
 
 
+def rest_worker(rank: int, folder: str) -> None:
+    start(rank, folder)
+    # A skipped task: its head has a gradient of zero on every rank, and the next forward finds nothing amiss.
+    model = torch.nn.parallel.DistributedDataParallel(Model())
+    balancer = DAO(tasks=TASKS, on_nonfinite="skip")
+    for step in range(2):
+        losses, hidden = losses_of(model, 0, share(rank))
+        if step == 0:
+            losses["label"] = losses["label"] * float("nan")
+        balancer(losses, shared=hidden).backward()
+    grads = {name: p.grad for name, p in model.module.named_parameters()}
+    words = ""
+    try:
+        losses, hidden = losses_of(model, 0, share(rank))
+        DAO()(losses, shared=hidden)
+    except BalanceError as error:
+        words = str(error)
+    # One example a rank, in halves: the odd one lies on the other rank.
+    modo = build("modo", list(TASKS))
+    points = []
+    for step in range(3):
+        losses, _ = losses_of(model.module, step, slice(6 * rank, 6 * rank + 1))
+        modo(losses, shared=model.module.backbone.parameters())
+        points.append(modo.weights.clone())
+    torch.save({"grads": grads, "modo": torch.stack(points)}, Path(folder) / f"{rank}.pt")
+    (Path(folder) / f"{rank}.txt").write_text(words)
+    distributed.destroy_process_group()
+
+
+def test_skipped_tasks_unnamed_tasks_and_single_examples(tmp_path: Path) -> None:
+    multiprocessing.spawn(rest_worker, (str(tmp_path),), nprocs=2)
+    zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, value in zero["grads"].items():
+        torch.testing.assert_close(one["grads"][name], value, rtol=0, atol=0, msg=name)
+        assert value.isfinite().all()
+    assert "Give tasks=[...]" in (tmp_path / "0.txt").read_text()
+    model, modo = Model(), build("modo", list(TASKS))
+    for step in range(3):
+        whole, _ = losses_of(model, step, slice(None))
+        losses = {task: loss[[0, 6 if len(loss) == 12 else 0]] for task, loss in whole.items()}
+        if step == 1:  # rank 1 has no row of this task
+            losses["label"] = whole["label"][:1]
+        if step == 2:
+            losses["emotion"] = whole["emotion"][[0, 6]]
+        modo(losses, shared=model.backbone.parameters())
+        torch.testing.assert_close(zero["modo"][step], modo.weights, rtol=1e-8, atol=1e-12)
+
+
 def test_the_batch_of_the_tests_misses_a_task_on_one_rank() -> None:
     assert not labelled(1)["label"][share(1)].any()
     assert labelled(1)["label"][share(0)].all()

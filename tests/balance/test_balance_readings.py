@@ -238,3 +238,59 @@ def test_the_plan_counts_what_would_be_walked_twice() -> None:
     )
     assert apart.combine, "graphs that share nothing are walked once in any case"
     assert not apart.overlap
+
+
+def test_a_hook_on_a_parameter_runs_once() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    weight.register_hook(lambda gradient: gradient * 0.1)
+    create("mgda", ["a"])({"a": weight.sum()}, shared=[weight]).backward()
+    assert weight.grad.tolist() == pytest.approx([0.1] * 3)
+    with pytest.raises(BalanceError, match=r"combines the gradients .* a hook on its gradient"):
+        create("db_mtl", ["a"])({"a": weight.sum()}, shared=[weight])
+
+
+def test_a_tied_parameter_counts_once() -> None:
+    weight = nn.Parameter(torch.ones(4))
+    balancer = create("dao", ["a"])
+    balancer({"a": weight.sum()}, shared=[weight, weight]).backward()
+    assert weight.grad.tolist() == [1.0] * 4
+    assert balancer.last["norms"] == {"a": 2.0}
+
+
+def test_float16_leaves_the_update_to_the_scaled_backward() -> None:
+    torch.manual_seed(0)
+    layer, head = nn.Linear(4, 4), nn.Linear(4, 1)
+    grads = []
+    for method in ("dao", "equal"):
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            loss = (head(layer(torch.ones(2, 4))).float() * 1e-8).sum()
+        total = create(method, ["a"])({"a": loss}, shared=list(layer.parameters()))
+        (total * 65536).backward()
+        grads.append(layer.weight.grad.clone())
+    assert grads[0].abs().sum() > 0
+    torch.testing.assert_close(grads[0], grads[1], rtol=1e-3, atol=0)
+
+
+def test_a_large_gradient_through_float16_is_no_overflow() -> None:
+    hidden = torch.ones(2, 2, dtype=torch.float16, requires_grad=True)
+    balancer = create("dao", ["a"])
+    balancer({"a": (hidden * 300).float().sum()}, shared=hidden)
+    assert balancer.last["norms"]["a"] == pytest.approx(600.0)
+
+
+def test_sparse_gradients_are_named() -> None:
+    words = nn.Embedding(5, 3, sparse=True)
+    with pytest.raises(BalanceError, match="sparse gradients"):
+        create("dao", ["a"])({"a": words(torch.tensor([1, 2])).sum()}, shared=words.parameters())
+
+
+def test_an_evaluation_before_the_first_step_names_no_task_and_widens_nothing() -> None:
+    balancer = DAO()
+    with torch.no_grad():
+        assert balancer({"a": torch.ones(2, dtype=torch.float64)}).item() == 1.0
+    assert balancer.tasks == ()
+    named = DAO(tasks=["a", "b"])
+    with torch.no_grad():
+        named({"a": torch.ones(2, dtype=torch.float64)})
+    assert named.weights.dtype == torch.float32

@@ -11,10 +11,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from equipoise.balance._batch import Batch, check_gradients, halve, means_of, read_losses
-from equipoise.balance._gradients import GradientStatistics, average, is_parameter, points_of
+from equipoise.balance._batch import (
+    Batch,
+    check_gradients,
+    halve,
+    idle_words,
+    mean_of,
+    means_of,
+    not_finite,
+    read_losses,
+)
+from equipoise.balance._gradients import GradientStatistics, average
+from equipoise.balance._graph import nothing
 from equipoise.balance._ranks import Ranks
-from equipoise.balance._readings import Reading, differentiable_gramian, take_readings, update
+from equipoise.balance._readings import Reading, differentiable_gramian, points_at, take_readings, update
 from equipoise.balance._settings import choice
 from equipoise.balance._state import TaskState
 from equipoise.errors import BalanceError
@@ -65,6 +75,7 @@ class Balancer(TaskState):
     )
     positive_losses: bool = False  # a negative loss is an error
     needs_angles: bool = True  # inner products at parameters; at a representation they cost next to nothing
+    needs_cross: bool = False  # inner products between the halves of the batch, with `double_batch` at parameters
     needs_gradients: bool = False  # keep the gradients in the statistics
     differentiable: bool = False  # make them differentiable, for `penalty`
     weighted_sum: bool = True  # the update is sum_i weight_i gradient_i
@@ -96,7 +107,7 @@ class Balancer(TaskState):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # the host's copy of `step`: reading the device's would wait for it
         self._masks: dict[tuple[object, ...], Tensor] = {}
-        # Which processes train together: "world" (the default group, where one was started), a group, or None for none.
+        # Who trains together: "world" (the default group, where one was started), a process group, or None for nobody else.
         self.process_group: Any = "world"
         # At parameters the losses' graph is freed when it was measured. True keeps it for a backward of one's own.
         self.retain_graph = False
@@ -123,18 +134,17 @@ class Balancer(TaskState):
         return [None] * len(losses)
 
     def combine(self, statistics: GradientStatistics, weights: Tensor) -> Sequence[Tensor] | None:
-        """Returns the update at each measured parameter, for methods whose update is no weighted sum of the gradients.
+        """Returns the update at each measured parameter, of classes with `needs_gradients` and not `weighted_sum`.
 
-        Asked once a step, after `weigh` and before `observe`, of classes with `needs_gradients` and not `weighted_sum`.
-        What is not measured, such as the heads, still gets sum_i weight_i gradient_i.
+        Asked once a step, between `weigh` and `observe`. What is not measured, such as the heads, still gets
+        sum_i weight_i gradient_i.
         """
 
     def penalty(self, gramian: Tensor, cosines: Tensor) -> Tensor | None:
         """Returns what `differentiable` classes add to the loss.
 
-        Args:
-            gramian: `[tasks, tasks]`, inner products of the tasks' gradients, differentiable; 0 where absent.
-            cosines: `[tasks, tasks]`, detached; NaN where a cosine has no meaning.
+        Both are `[tasks, tasks]`: differentiable inner products of the tasks' gradients, 0 where absent; and detached
+        cosines, NaN where one has no meaning.
         """
 
     def initial_weights(self) -> Tensor:
@@ -166,12 +176,13 @@ class Balancer(TaskState):
                 gradient; or something that the method requires is missing.
         """
         learning = self.training and torch.is_grad_enabled()
+        if not (learning or self.tasks):  # an evaluation before the first step names nothing
+            return torch.stack([mean_of(loss) for loss in losses.values() if loss.numel()]).sum()
         examples, empty = self._read(losses, several=learning and bool(Ranks(self.process_group)))
+        means = means_of(examples, self.weights.device)
         if learning:
             check_gradients(self.tasks, examples)
-        means = means_of(examples, self.weights.device)
-        self.fit(means.device, means.dtype)
-        if learning:
+            self.fit(means.device, means.dtype)
             return self._train(examples, empty, means, shared, targets)
         kept = self._finite(Batch.join([examples], means, Ranks(None)), [], examples, count=False)
         weights = (self.weights if self._steps else self.initial_weights()).to(means)
@@ -229,11 +240,13 @@ class Balancer(TaskState):
         targets: Mapping[str, Tensor] | None,
     ) -> Tensor:
         ranks = Ranks(self.process_group)
-        parts = halve(self.tasks, examples) if self.double_batch else [examples]
-        batch = Batch.join(parts, means, ranks, graph=any(zero is not None for zero in empty))
+        starts = ranks.before([0 if loss is None else loss.numel() for loss in examples]) if self.double_batch else []
+        parts = halve(self.tasks, examples, starts) if self.double_batch else [examples]
+        batch = Batch.join(parts, means, ranks, graph=any(zero is not None for zero in empty), starts=starts)
         readings = self._measure(parts, empty, shared, batch, ranks)
         kept = self._finite(batch, readings, examples)
         present = self._mask(kept)
+        skipped = [loss.sum() for loss, keep in zip(examples, kept, strict=True) if loss is not None and not keep]
         examples = [loss if keep else None for loss, keep in zip(examples, kept, strict=True)]
         factors = self.data_weights(examples, targets)
         penalty = None
@@ -270,6 +283,8 @@ class Balancer(TaskState):
         if readings and readings[0].plan.combine:
             keep = [k for k, keep in enumerate(kept) if keep]
             total = update(total, readings, weights, batch, keep, chosen)
+        if ranks and skipped:
+            total = total + nothing(skipped).to(total)
         for zero in empty:
             total = total if zero is None else total + zero.to(total)
         return total if penalty is None else total + penalty.to(total)
@@ -284,22 +299,10 @@ class Balancer(TaskState):
     ) -> list[Reading]:
         if "shared" not in self.requires:
             return []
-        name = type(self).__name__
-        if shared is None:
-            raise BalanceError(
-                f"{name} needs shared: the representation that the heads were fed with, or the shared parameters. "
-                "Call balancer(losses, shared=hidden)"
-            )
-        if self._steps % self.monitor_every:
+        if shared is None or self._steps % self.monitor_every == 0:
+            points = points_at(shared, self.scopes, type(self).__name__)
+        else:
             return []
-        points = points_of(shared)
-        at = "parameters" if all(map(is_parameter, points)) else "representation"
-        if at not in self.scopes:
-            raise BalanceError(
-                f"{name} cannot be measured at {'the ' * (at == 'representation')}{at}, only at "
-                f"{' or '.join(sorted(self.scopes))}. Pass shared=list(layer.parameters()), or set balance.shared to "
-                "last_layer, adapter or all"
-            )
         return take_readings(
             parts,
             empty,
@@ -311,6 +314,7 @@ class Balancer(TaskState):
             differentiable=self.differentiable,
             keep=self.needs_gradients,
             angles=self.needs_angles,
+            cross=self.needs_cross,
             retain_graph=self.retain_graph,
         )
 
@@ -319,6 +323,8 @@ class Balancer(TaskState):
         return self.needs_gradients and not self.weighted_sum
 
     def _read(self, losses: Mapping[str, Tensor], *, several: bool) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        if not self.tasks and several:
+            raise BalanceError("several processes train, and each may see the tasks in another order. Give tasks=[...]")
         if not self.tasks and losses:
             self.name_tasks(list(losses))
         return read_losses(losses, self, several=several)
@@ -336,10 +342,7 @@ class Balancer(TaskState):
             idle, totals = numbers.pop(), numbers.pop()
             here = [total > 0 for total in totals]
             if idle[0]:  # on every rank, else the others would wait for this one for ever
-                raise BalanceError(
-                    f"{idle[0]:.0f} of {batch.ranks} processes have no loss in this batch. Pass the losses of tasks "
-                    "without an example as empty tensors, heads(hidden[rows])[0:0], or give every process some rows"
-                )
+                raise BalanceError(idle_words(idle[0], batch.ranks))
             if not any(here):
                 raise BalanceError("no task is present: not one example in any process. Leave out such a batch")
         kept = [here[k] and all(math.isfinite(row[k]) for row in numbers) for k in range(len(here))]
@@ -351,10 +354,7 @@ class Balancer(TaskState):
             )
         if not bad:
             return kept
-        words = "; ".join(
-            f"task {self.tasks[k]!r}: the {'gradient at shared' if math.isfinite(numbers[0][k]) else 'loss'} is not finite"
-            for k in bad
-        )
+        words = not_finite([self.tasks[k] for k in bad], [numbers[0][k] for k in bad])
         if self.on_nonfinite == "raise":
             raise BalanceError(f"{words}. Look at its data and learning rate, or set on_nonfinite='skip'")
         if not any(kept):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ class Batch:
     Attributes:
         means: `[tasks]`, detached plain means over the examples of all ranks; 0 where absent.
         counts: `[parts][tasks]`, examples of this rank; a scalar counts as one.
+        starts: how many examples of each task the ranks before this one have, where the batch is halved.
         totals: `[parts, tasks]`, examples of all ranks, on the device; None in a single process.
         idle: how many ranks have no loss with a graph, on the device; None in a single process.
         ranks: how many ranks there are.
@@ -29,16 +31,19 @@ class Batch:
 
     means: Tensor
     counts: list[list[int]]
+    starts: Sequence[int] = ()
     totals: Tensor | None = None
     idle: Tensor | None = None
     ranks: int = 1
 
     @classmethod
-    def join(cls, parts: Sequence[Examples], means: Tensor, ranks: Ranks, *, graph: bool = True) -> Batch:
+    def join(
+        cls, parts: Sequence[Examples], means: Tensor, ranks: Ranks, *, graph: bool = True, starts: Sequence[int] = ()
+    ) -> Batch:
         """Exchanges sums and counts with the other ranks."""
         counts = [[0 if loss is None else max(loss.numel(), 1) for loss in part] for part in parts]
         if not ranks:
-            return cls(means.detach(), counts)
+            return cls(means.detach(), counts, starts)
         rows = send([float(n) for row in counts for n in row], means.device, torch.float64).reshape(len(parts), -1)
         own = rows.sum(0)
         # A task that is absent here may be NaN nowhere: 0 * NaN would reach the others.
@@ -48,7 +53,7 @@ class Batch:
         size = len(means)
         totals = payload[size:-1].reshape(len(parts), size)
         joined = payload[:size] / totals.sum(0).clamp(min=1)
-        return cls(joined.to(means.dtype), counts, totals, payload[-1:], ranks.count)
+        return cls(joined.to(means.dtype), counts, starts, totals, payload[-1:], ranks.count)
 
     def shares(self, part: int) -> Tensor | None:
         """This rank's share of each task's examples in a part, `[tasks]`; None in a single process."""
@@ -68,7 +73,8 @@ class Batch:
         parts = len(self.counts)
         if self.totals is None and parts == 1:
             return weighted.mean().to(self.means.device)
-        added = (weighted[part::parts].sum() if parts > 1 else weighted.sum()).to(self.means.device)
+        own = weighted[(part + self.starts[task]) % 2 :: 2] if parts > 1 else weighted
+        added = own.sum().to(self.means.device)
         if self.totals is None:
             return added / loss.numel()
         return added * (self.ranks / self.totals.sum(0)[task]).to(dtype)
@@ -141,12 +147,36 @@ def check_gradients(tasks: Sequence[str], examples: Examples) -> None:
         )
 
 
-def halve(tasks: Sequence[str], examples: Examples) -> list[list[Tensor | None]]:
-    """Divides every task's examples into those at even and those at odd positions: `[2][tasks]`."""
+def halve(tasks: Sequence[str], examples: Examples, starts: Sequence[int]) -> list[list[Tensor | None]]:
+    """Divides every task's examples into those at even and those at odd positions of the joined batch: `[2][tasks]`.
+
+    Args:
+        tasks: their names.
+        examples: `[tasks]` losses.
+        starts: how many examples of each task the ranks before this one have.
+    """
     for task, loss in zip(tasks, examples, strict=True):
         if loss is not None and loss.dim() == 0:
             raise BalanceError(
                 f"task {task!r}: double_batch needs one loss per example, found a scalar. Use reduction='none'"
             )
-    halves = [[None if loss is None else loss[part::2] for loss in examples] for part in (0, 1)]
+    halves = [
+        [None if loss is None else loss[(part + start) % 2 :: 2] for loss, start in zip(examples, starts, strict=True)]
+        for part in (0, 1)
+    ]
     return [[None if half is None or half.numel() == 0 else half for half in part] for part in halves]
+
+
+def not_finite(tasks: Sequence[str], losses: Sequence[float]) -> str:
+    """Words what is not finite: a task's loss, or if that is, its gradient."""
+    found = zip(tasks, losses, strict=True)
+    words = (f"task {t!r}: the {'gradient at shared' if math.isfinite(x) else 'loss'} is not finite" for t, x in found)
+    return "; ".join(words)
+
+
+def idle_words(idle: float, ranks: int) -> str:
+    """Words that some processes have nothing to train on."""
+    return (
+        f"{idle:.0f} of {ranks} processes have no loss in this batch. Pass the losses of tasks without an example as "
+        "empty tensors, heads(hidden[rows])[0:0], or give every process some rows"
+    )

@@ -31,6 +31,7 @@ class CrossBalancer(Balancer):
     requires = frozenset({"shared"})
     measured_at = "last_layer"
     scopes = frozenset({"parameters"})
+    needs_cross = True
 
     point: Tensor  # [tasks], on the simplex; zeros before the first step
 

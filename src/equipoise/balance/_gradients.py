@@ -6,23 +6,20 @@ The only place of this room that calls autograd, and the only one where gradient
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from equipoise.balance._graph import Plan
+from equipoise.balance._pieces import buckets, is_parameter, side_by_side, squared_norm, stack
 from equipoise.balance._ranks import Ranks, send
 from equipoise.errors import BalanceError
 
-Pull = Sequence[Tensor | None]  # one task's gradients, [points]
-
-_BUCKET = 2**24  # elements of all tasks that are copied side by side at a time
-_CACHED = 2**19  # the same on a processor
-_HALF_SCALE = 256.0  # float16 loses gradients below 6e-8; a power of two changes no digit
+_HALF_NODES = 64  # of a graph that are looked at for float16
 
 
 @dataclass(frozen=True)
@@ -49,13 +46,20 @@ class GradientStatistics:
     gradients: tuple[Tensor, ...] | None = None
     cross: Tensor | None = None
 
+    def to(self, device: torch.device) -> GradientStatistics:
+        """Moves what is small to the losses' device; the gradients stay where the parameters are."""
+        moved = {name: getattr(self, name).to(device) for name in ("norms", "gramian", "cosines", "present")}
+        return replace(self, **moved, cross=None if self.cross is None else self.cross.to(device))
+
     def only(self, present: Tensor) -> GradientStatistics:
         """Leaves out the tasks that are False in `present` (`[tasks]` bool)."""
         keep = present & self.present
         pairs = keep[:, None] & keep[None, :]
         gradients = self.gradients
         if gradients is not None:
-            gradients = tuple(stack.where(keep.reshape(-1, *[1] * (stack.dim() - 1)), 0) for stack in gradients)
+            gradients = tuple(
+                stack.where(keep.to(stack.device).reshape(-1, *[1] * (stack.dim() - 1)), 0) for stack in gradients
+            )
         return replace(
             self,
             norms=self.norms.where(keep, 0),
@@ -115,7 +119,7 @@ def measure(losses: Sequence[Tensor | None], shared: Tensor | Iterable[Tensor]) 
 def points_of(shared: Tensor | Iterable[Tensor]) -> list[Tensor]:
     """The tensors behind `shared` that need a gradient."""
     given = [shared] if isinstance(shared, Tensor) else list(shared)
-    points = [point for point in given if point.requires_grad]
+    points = list({id(point): point for point in given if point.requires_grad}.values())  # tied ones are given twice
     if any(hasattr(point, "full_tensor") for point in points):
         raise BalanceError(
             "shared holds parameters that are sharded (FSDP, tensor parallelism), and no process has a whole gradient. "
@@ -127,11 +131,6 @@ def points_of(shared: Tensor | Iterable[Tensor]) -> list[Tensor]:
             "Pass the representation before it is detached, or the shared parameters that are trained"
         )
     return points
-
-
-def is_parameter(point: Tensor) -> bool:
-    """Whether a point is a parameter; if not, it is a representation, whose rows are examples."""
-    return isinstance(point, torch.nn.Parameter) or point.dim() == 0
 
 
 def walk_back(
@@ -156,21 +155,27 @@ def walk_back(
     plan = plan or Plan()
     leaves = [*points, *plan.others] if plan.combine else list(points)
     walks = [k for k, loss in enumerate(losses) if loss is not None]
-    scale = _HALF_SCALE if _is_half(points) else None
+    half = plan.half or _is_half(points, [losses[k] for k in walks])
     pulls: list[list[Tensor | None] | None] = [None] * len(losses)
     for k in walks:
         keep = retain or create_graph or not plan.combine or (plan.overlap and k != walks[-1])
         loss = losses[k]
         assert loss is not None
-        seed = None if scale is None else torch.full_like(loss, scale)
+        seed = _seed(loss) if half else None
         try:
             found: Sequence[Tensor | None] = torch.autograd.grad(
                 loss, leaves, seed, retain_graph=keep, create_graph=create_graph, allow_unused=True
             )
         except RuntimeError as error:
-            raise _explained(error) from error
+            if (told := _explained(error)) is None:
+                raise
+            raise told from error
+        if any(g is not None and g.layout != torch.strided for g in found):
+            raise BalanceError(
+                "shared holds a parameter with sparse gradients, such as of nn.Embedding(sparse=True). Leave it out of shared"
+            )
         # A gradient of float16 is scaled back in float32, else it would underflow after all.
-        pulls[k] = [g if g is None or scale is None else g.float() / scale for g in found]
+        pulls[k] = [g if g is None or seed is None else g.float() / seed.float() for g in found]
     if alone and not any(g is not None for pull in pulls if pull is not None for g in pull[: len(points)]):
         raise BalanceError("no loss depends on shared: pass the very tensor that the heads were fed with")
     return pulls
@@ -209,20 +214,20 @@ def summarise(
     total = torch.zeros(2, tasks, tasks, dtype=dtype, device=device)  # of parameters: known to all ranks
     with torch.no_grad(), _full_precision(device):
         for number in (n for n, point in enumerate(points) if not is_parameter(point)):
-            stack = _stack(points[number], [None if pull is None else pull[number] for pull in pulls], dtype)
+            rows = stack(points[number], [None if pull is None else pull[number] for pull in pulls], dtype)
             if shares is not None:
-                stack = stack * shares.to(dtype).reshape(-1, *[1] * (stack.dim() - 1))
-            flat = stack.flatten(1)
-            touched = stack.reshape(tasks, stack.shape[1], -1).ne(0).any(-1).to(dtype)  # [tasks, rows]
+                rows = rows * shares.to(dtype).reshape(-1, *[1] * (rows.dim() - 1))
+            flat = rows.flatten(1)
+            touched = rows.reshape(tasks, rows.shape[1], -1).ne(0).any(-1).to(dtype)  # [tasks, rows]
             local[0] += (flat @ flat.T).to(device)
             local[1] += (touched @ touched.T).to(device)
             local[2].diagonal().add_(flat.square().sum(1).to(device))
-            stacks[number] = stack
+            stacks[number] = rows
         if not (angles or keep or ranks):
-            total[1].diagonal().add_(torch.stack([_square(pull, points, dtype) for pull in pulls]))
+            total[1].diagonal().add_(torch.stack([squared_norm(pull, points, dtype) for pull in pulls]))
         else:
-            for bucket in _buckets(points, pulls, every=bool(ranks) or keep, whole=keep):
-                rows = _side_by_side(points, pulls, bucket, dtype)
+            for bucket in buckets(points, pulls, every=bool(ranks) or keep, whole=keep):
+                rows = side_by_side(points, pulls, bucket, dtype)
                 if ranks:
                     assert shares is not None
                     rows = ranks.sum_(rows * shares.to(dtype)[:, None])
@@ -253,19 +258,6 @@ def summarise(
         )
 
 
-def _square(pull: Pull | None, points: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """The squared norm of a task's gradient at the parameters, read once and copied nowhere."""
-    found = (
-        []
-        if pull is None
-        else [g for g, point in zip(pull, points, strict=False) if g is not None and is_parameter(point)]
-    )
-    if not found:
-        return torch.zeros((), dtype=dtype, device=points[0].device)
-    norms = [torch.linalg.vector_norm(g.detach(), dtype=dtype).to(points[0].device) for g in found]
-    return torch.stack(norms).square().sum()
-
-
 def cross_products(even: Sequence[Tensor], odd: Sequence[Tensor]) -> Tensor:
     """Inner products `[tasks, tasks]` of the gradients on the even half with those on the odd half.
 
@@ -276,61 +268,6 @@ def cross_products(even: Sequence[Tensor], odd: Sequence[Tensor]) -> Tensor:
     with torch.no_grad(), _full_precision(even[0].device):
         products = [one.flatten(1) @ other.flatten(1).T for one, other in zip(even, odd, strict=True)]
         return torch.stack([product.to(even[0].device) for product in products]).sum(0)
-
-
-def _stack(point: Tensor, found: Pull, dtype: torch.dtype) -> Tensor:
-    zero = torch.zeros((), dtype=dtype, device=point.device).expand(point.shape)
-    return torch.stack([zero if gradient is None else gradient.detach().to(dtype) for gradient in found])
-
-
-Segment = tuple[int, int, int]  # a parameter's number, and the first and one past the last of its elements
-
-
-def _buckets(
-    points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], *, every: bool, whole: bool
-) -> Iterator[list[Segment]]:
-    """Divides the parameters into pieces that are summed up side by side.
-
-    On a processor a piece fits into its cache, so that the gradients are read from memory only once.
-    """
-    bucket: list[Segment] = []
-    size = 0
-    for number, point in enumerate(points):
-        if not is_parameter(point):
-            continue
-        if not every and all(pull is None or pull[number] is None for pull in pulls):
-            continue  # of this process's graph no part; other ranks may have one
-        limit = max((_CACHED if point.device.type == "cpu" and not every else _BUCKET) // len(pulls), 1)
-        start = 0
-        while start < point.numel():
-            if bucket and (size >= limit or points[bucket[0][0]].device != point.device):
-                yield bucket
-                bucket, size = [], 0
-            stop = point.numel() if whole else min(point.numel(), start + limit - size)
-            bucket.append((number, start, stop))
-            size += stop - start
-            start = stop
-    if bucket:
-        yield bucket
-
-
-def _side_by_side(
-    points: Sequence[Tensor], pulls: list[list[Tensor | None] | None], bucket: Sequence[Segment], dtype: torch.dtype
-) -> Tensor:
-    """Copies pieces of the tasks' gradients into rows, `[tasks, elements]`."""
-    width = sum(stop - start for _, start, stop in bucket)
-    rows = torch.empty(len(pulls), width, dtype=dtype, device=points[bucket[0][0]].device)
-    for k, pull in enumerate(pulls):
-        offset = 0
-        for number, start, stop in bucket:
-            place = rows[k, offset : offset + stop - start]
-            gradient = None if pull is None else pull[number]
-            if gradient is None:
-                place.zero_()
-            else:
-                place.copy_(gradient.detach().reshape(-1)[start:stop])
-            offset += stop - start
-    return rows
 
 
 def _count_meetings(
@@ -357,14 +294,30 @@ def _full_precision(device: torch.device) -> AbstractContextManager[None]:
     return leave
 
 
-def _is_half(points: Sequence[Tensor]) -> bool:
-    kind = points[0].device.type
-    known = torch.amp.is_autocast_available(kind)
-    autocast = known and torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    return autocast or any(point.dtype == torch.float16 for point in points)
+def _is_half(points: Sequence[Tensor], losses: Sequence[Tensor | None]) -> bool:
+    """Whether float16 takes part between the losses and the points, as far as it shows without a long walk."""
+    if any(point.dtype == torch.float16 for point in points):
+        return True
+    nodes = [loss.grad_fn for loss in losses if loss is not None][:1]
+    for _ in range(_HALF_NODES):
+        node: Any = nodes.pop(0) if nodes else None
+        if node is None:
+            return False
+        if any(given.dtype == torch.float16 for given in node._input_metadata):
+            return True
+        nodes += [child for child, _ in node.next_functions if child is not None]
+    return False
 
 
-def _explained(error: RuntimeError) -> BalanceError | RuntimeError:
+def _seed(loss: Tensor) -> Tensor:
+    """What a loss is scaled by for its walk through float16, which loses what is below 6e-8 or above 65504.
+
+    A power of two, so that no digit changes, and the smaller the larger the loss is, as its gradient will be.
+    """
+    return torch.exp2((8 - loss.detach().abs().clamp(min=1).log2()).floor()).clamp(min=2.0**-14).to(loss)
+
+
+def _explained(error: RuntimeError) -> BalanceError | None:
     words = str(error)
     if "donated" in words:
         return BalanceError(
@@ -375,4 +328,4 @@ def _explained(error: RuntimeError) -> BalanceError | RuntimeError:
         return BalanceError(
             "the losses' graph was freed by an earlier backward. Call the balancer first, and its backward once"
         )
-    return error
+    return None

@@ -26,13 +26,15 @@ class Plan:
         others: parameters that a loss depends on beside the measured ones, such as the heads'.
         combine: whether to walk every task back to `others` too and combine the gradients, which costs no more than a
             backward of the weighted sum after the measurement.
-        walkable: whether every task can be walked back to `others`.
+        obstacle: why the gradients cannot be the update, if so.
+        half: whether float16 takes part, which needs scaled losses.
         overlap: whether two losses share a part of their graphs, which then has to outlive the first walk.
     """
 
     others: list[Tensor] = field(default_factory=list)
     combine: bool = False
-    walkable: bool = True
+    obstacle: str | None = None
+    half: bool = False
     overlap: bool = True
 
 
@@ -65,14 +67,15 @@ def plan(losses: Sequence[Tensor], points: Sequence[Tensor]) -> Plan:
         if leaf is not None and id(leaf) not in measured:
             others.append(leaf)
         reaches[node] = (leaf is not None and id(leaf) in measured) or any(reaches[child] for child in _children(node))
+    half = any(given.dtype == torch.float16 for node in order for given in node._input_metadata)
     if any(type(node).__name__ == "CheckpointFunctionBackward" for node in order):
         # Reentrant checkpointing hides its part of the network, and lets nobody walk through it to chosen parameters.
-        if not any(reaches.values()):
+        if points and not any(reaches.values()):
             raise BalanceError(
                 "the backbone uses reentrant gradient checkpointing, which allows no gradients at chosen parameters. "
                 "Set use_reentrant=False, or measure at the representation"
             )
-        return Plan(walkable=False)
+        return Plan(obstacle="reentrant gradient checkpointing hides parameters. Set use_reentrant=False", half=half)
     for node in reversed(order):
         for child in _children(node):
             tasks[child] |= tasks[node]
@@ -80,7 +83,13 @@ def plan(losses: Sequence[Tensor], points: Sequence[Tensor]) -> Plan:
     everything = sum(sizes[node] * found.bit_count() for node, found in tasks.items())
     measuring = sum(sizes[node] * found.bit_count() for node, found in tasks.items() if reaches[node])
     overlap = any(found.bit_count() > 1 and _leaf(node) is None for node, found in tasks.items())
-    return Plan(others, everything <= measuring + sum(sizes.values()), overlap=overlap)
+    obstacle = None
+    if any(leaf._backward_hooks for leaf in (*points, *others)):
+        obstacle = "a parameter has a hook on its gradient (register_hook), which would run twice. Remove the hook"
+    if half:
+        obstacle = "float16 takes part, and a gradient scaler would come too late. Use bfloat16"
+    cheaper = everything <= measuring + sum(sizes.values())
+    return Plan(others, cheaper and obstacle is None, obstacle, half, overlap)
 
 
 def _sorted(roots: Sequence[Any]) -> list[Any]:
@@ -144,3 +153,13 @@ def surrogate(value: Tensor, leaves: Sequence[Tensor], gradients: Sequence[Tenso
         value.detach(), [gradient.to(leaf.dtype) for gradient, leaf in zip(gradients, leaves, strict=True)], *leaves
     )
     return made
+
+
+def nothing(losses: Sequence[Tensor]) -> Tensor:
+    """Returns a zero whose backward gives every parameter that the losses depend on a gradient of zero.
+
+    For tasks that are left out of a step although other processes walk back through their heads. A product of the loss
+    and zero would not do: what is not finite stays so.
+    """
+    leaves = plan(losses, ()).others
+    return surrogate(losses[0].new_zeros(()), leaves, [torch.zeros_like(leaf) for leaf in leaves])

@@ -34,11 +34,30 @@ class Ranks:
         """Whether there is more than one."""
         return self.count > 1
 
+    def before(self, counts: list[int]) -> list[int]:
+        """How many examples of each task the ranks before this one have. Waits for the device."""
+        if not self:
+            return [0] * len(counts)
+        device = torch.device("cuda") if distributed.get_backend(self.group) == "nccl" else torch.device("cpu")
+        own = torch.tensor(counts, device=device)
+        found = [torch.zeros_like(own) for _ in range(self.count)]
+        distributed.all_gather(found, own, group=self.group)
+        rank = distributed.get_rank(self.group)
+        earlier: list[int] = torch.stack([torch.zeros_like(own), *found[:rank]]).sum(0).tolist()
+        return earlier
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds up a tensor over the ranks, in place where it can be."""
         if self:
             tensor = tensor.contiguous()
             distributed.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def max_(self, tensor: Tensor) -> Tensor:
+        """Takes the largest of each number over the ranks, in place where it can be."""
+        if self:
+            tensor = tensor.contiguous()
+            distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX, group=self.group)
         return tensor
 
 

@@ -5,7 +5,7 @@ A reading is what was measured on one part of the batch: all of it, or one of tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from equipoise.balance._batch import Batch, Examples, mean_of
-from equipoise.balance._gradients import GradientStatistics, cross_products, is_parameter, summarise, walk_back
+from equipoise.balance._gradients import GradientStatistics, cross_products, points_of, summarise, walk_back
 from equipoise.balance._graph import Plan, plan, surrogate
+from equipoise.balance._pieces import is_parameter
 from equipoise.balance._ranks import Ranks, send
 from equipoise.errors import BalanceError
 
@@ -36,6 +37,24 @@ class Reading:
     plan: Plan
 
 
+def points_at(shared: Tensor | Iterable[Tensor] | None, scopes: frozenset[str], method: str) -> list[Tensor]:
+    """Where a method measures: the tensors behind `shared`, if it is defined there."""
+    if shared is None:
+        raise BalanceError(
+            f"{method} needs shared: the representation that the heads were fed with, or the shared parameters. "
+            "Call balancer(losses, shared=hidden)"
+        )
+    points = points_of(shared)
+    at = "parameters" if all(map(is_parameter, points)) else "representation"
+    if at not in scopes:
+        raise BalanceError(
+            f"{method} cannot be measured at {'the ' * (at == 'representation')}{at}, only at "
+            f"{' or '.join(sorted(scopes))}. Pass shared=list(layer.parameters()), or set balance.shared to "
+            "last_layer, adapter or all"
+        )
+    return points
+
+
 def take_readings(
     parts: Sequence[Examples],
     empty: Examples,
@@ -47,6 +66,7 @@ def take_readings(
     differentiable: bool = False,
     keep: bool = False,
     angles: bool = True,
+    cross: bool = False,
     retain_graph: bool = False,
 ) -> list[Reading]:
     """Measures each part of the batch.
@@ -61,9 +81,10 @@ def take_readings(
         differentiable: make the gradients differentiable.
         keep: keep the gradients in the statistics.
         angles: measure inner products at parameters.
+        cross: measure those between the two halves of the batch, at parameters.
         retain_graph: keep the losses' graph, although the update no longer needs it.
     """
-    if all(loss is None for loss in parts[-1]):  # one example a task cannot be divided: it weighs itself
+    if not ranks and all(loss is None for loss in parts[-1]):  # one example a task cannot be divided: it weighs itself
         parts = [parts[0]] * len(parts)
     at_parameters = all(map(is_parameter, points))
     losses = [
@@ -72,14 +93,13 @@ def take_readings(
     route = Plan()
     if at_parameters:
         route = plan([loss for part in losses for loss in part if loss is not None], points)
-        if reuse == "always" and not route.walkable:
+        if reuse == "always" and route.obstacle is not None:
             raise BalanceError(
-                "this method combines the gradients of all parameters, and reentrant gradient checkpointing hides some. "
-                "Set use_reentrant=False"
+                f"this method combines the gradients of all parameters, but {route.obstacle}, or measure at the representation"
             )
         wanted = {"always": True, "never": False, "if cheaper": route.combine}[reuse]
         route = replace(route, combine=wanted and not differentiable)
-    crossed = len(parts) == 2 and at_parameters
+    crossed = cross and len(parts) == 2 and at_parameters
     readings = []
     for number, part in enumerate(losses):
         pulls = walk_back(
@@ -103,13 +123,13 @@ def take_readings(
             keep=keep or crossed or (differentiable and bool(ranks)),
             angles=angles,
         )
-        readings.append(Reading(statistics, pulls, points, route))
+        readings.append(Reading(statistics.to(batch.means.device), pulls, points, route))
     if crossed:
         even, odd = (reading.statistics for reading in readings)
-        cross = cross_products(even.gradients or (), odd.gradients or ())
+        products = cross_products(even.gradients or (), odd.gradients or ()).to(batch.means.device)
         readings = [
             replace(
-                r, statistics=replace(r.statistics, cross=cross, gradients=r.statistics.gradients if keep else None)
+                r, statistics=replace(r.statistics, cross=products, gradients=r.statistics.gradients if keep else None)
             )
             for r in readings
         ]

@@ -59,6 +59,8 @@ class Feeds(TrainerCallback):
     def before(self) -> None:
         """Before the first batch of a step: losses on held-out rows, another batch of them each time."""
         step: int = self.trainer.state.global_step
+        if not torch.is_grad_enabled():  # an evaluation's batch
+            return
         if "validation" not in self.balancer.requires or step == self._observed or step % self.balancer.validate_every:
             return
         assert self.held_out is not None
@@ -69,15 +71,16 @@ class Feeds(TrainerCallback):
         start = (step // self.balancer.validate_every * args.world_size + args.process_index) * args.train_batch_size
         places = (start + torch.arange(min(args.train_batch_size, len(self._order)))) % len(self._order)
         batch = self.trainer.data_collator([self.held_out[int(self._order[place])] for place in places])
+        training = model.training
         model.eval()
         try:
             self.balancer.observe_validation(self._losses(self.trainer._prepare_inputs(batch)))
         finally:
-            model.train()
+            model.train(training)
 
     def keep(self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor]) -> None:
         """Remembers the batch, and the random state that its dropout is drawn from."""
-        if "after" in self.balancer.requires:
+        if "after" in self.balancer.requires and torch.is_grad_enabled():
             self._kept = ({**inputs, "targets": targets}, _random_states(self.trainer.args.device))
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
