@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from equipoise.balance import DAO, DataWeights
 from equipoise.errors import BalanceError
@@ -113,6 +114,44 @@ def test_one_name_weighs_what_fits_and_a_mapping_is_strict() -> None:
     with pytest.raises(BalanceError, match=r"task 'score': inverse_frequency weighs integer \[n\] targets, found"):
         DataWeights({"score": "inverse_frequency"}, tasks=tasks)(losses, labels)
     assert DataWeights("density", tasks=tasks)(losses, {}) == [None] * 3
+
+
+def test_a_batch_without_an_example_here_is_no_error() -> None:
+    weigh = DataWeights("entropy", tasks=["a", "b"])
+    assert weigh([None, None], {"a": torch.tensor([0, 1])}) == [None, None]
+    assert not weigh.shares.any()
+
+
+class Reads(TorchFunctionMode):
+    """Counts what would wait for a device: a tensor read by the host."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        names = {"tolist", "item", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__contains__"}
+        self.count += getattr(func, "__name__", "") in names
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("rule", ["inverse_frequency", "density", "entropy"])
+def test_the_host_reads_once_a_step_however_many_tasks(rule: str, tasks: int) -> None:
+    names = ["a", "b", "c"][:tasks]
+    weigh = DataWeights(rule, tasks=names)
+    labels = torch.tensor([0, 1, 1, 70]) if rule != "density" else torch.tensor([0.0, 0.1, 0.2, 9.0])
+    for _ in range(2):
+        with Reads() as reads:
+            weigh([torch.ones(4)] * tasks, dict.fromkeys(names, labels))
+        assert reads.count == 1
+
+
+def test_entropy_is_exact_in_float64() -> None:
+    weigh = DataWeights("entropy", tasks=["a", "b"])
+    labels = {"a": torch.tensor([0, 1, 2, 2]), "b": torch.tensor([0, 0, 0, 1])}
+    a, b = weigh([torch.ones(4, dtype=torch.float64)] * 2, labels)
+    first = -(0.5 * math.log(0.25) + 0.5 * math.log(0.5)) / math.log(3)
+    second = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2)
+    assert (a / b).item() == pytest.approx(first / second, rel=1e-13)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
+from equipoise.balance import Balancer, Priority, RecomputeEvery, RunningAverage, measure
 from equipoise.balance._explore_then_freeze import ExploreThenFreeze
+from equipoise.balance._registry import describe
 from equipoise.errors import BalanceError
 
 Norms = dict[str, float]
 
 
-def weights(balancer: ExploreThenFreeze, norms: Norms, *, shared: bool = True) -> Norms:
+def weights(balancer: Balancer, norms: Norms, *, shared: bool = True) -> Norms:
     hidden = torch.ones(1, len(norms), dtype=torch.float64, requires_grad=True)
     losses = {task: hidden[0, k] * norm for k, (task, norm) in enumerate(norms.items())}
     balancer(losses, shared=hidden if shared else None)
@@ -89,3 +91,52 @@ def test_nothing_measured_gives_equal_weights() -> None:
 def test_unusable_settings_are_refused(settings: dict) -> None:
     with pytest.raises(BalanceError, match=f"{next(iter(settings))} must"):
         ExploreThenFreeze(**settings)
+
+
+WRAPPERS = {
+    "priority": lambda of: Priority(of=of, priorities={}),
+    "running_average": lambda of: RunningAverage(of=of, decay=0.0),
+    "recompute_every": lambda of: RecomputeEvery(of=of, every=1),
+    "two": lambda of: Priority(of=RunningAverage(of=of, decay=0.0), priorities={}),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_it_freezes_in_a_wrapper_too(name: str) -> None:
+    inner = ExploreThenFreeze(explore=2)
+    balancer = WRAPPERS[name](inner)
+    for norms in ({"a": 1.0, "b": 2.0}, {"a": 9.0, "b": 0.5}):
+        assert balancer.requires == {"shared"}
+        assert weights(balancer, norms) == {"a": 1.0, "b": 1.0}
+    assert balancer.requires == frozenset()
+    before = {key: value.clone() for key, value in inner.state_dict().items() if key not in ("step", "weights")}
+    for shared in (True, False):
+        assert weights(balancer, {"a": 7.0, "b": 1.0}, shared=shared) == pytest.approx({"a": 0.5, "b": 1.5}, rel=1e-6)
+    for key, value in before.items():
+        assert torch.equal(inner.state_dict()[key], value), key
+
+
+def test_what_others_measure_later_changes_nothing() -> None:
+    balancer = ExploreThenFreeze(explore=1)
+    weights(balancer, {"a": 3.0, "b": 1.0})
+    hidden = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+    found = measure([hidden[0, 0], hidden[0, 1] * 5], hidden)
+    before = {key: value.clone() for key, value in balancer.state_dict().items()}
+    balancer.observe(torch.ones(2), torch.ones(2, dtype=torch.bool), found)
+    torch.testing.assert_close(dict(balancer.state_dict()), before, rtol=0, atol=0)
+
+
+def test_what_is_required_follows_the_step_of_a_loaded_state_at_once() -> None:
+    early, late = ExploreThenFreeze(explore=1, tasks=["a", "b"]).state_dict(), ExploreThenFreeze(explore=1)
+    weights(late, {"a": 3.0, "b": 1.0})
+    assert late.requires == frozenset()
+    for balancer in (ExploreThenFreeze(explore=1), Priority(of=ExploreThenFreeze(explore=1), priorities={})):
+        inner = getattr(balancer, "of", balancer)
+        for state, required in ((late.state_dict(), frozenset()), (early, {"shared"})):
+            inner.load_state_dict(state)
+            assert balancer.requires == required
+
+
+def test_the_class_tells_what_is_required_at_first() -> None:
+    assert ExploreThenFreeze.requires == {"shared"}
+    assert {row["method"]: row["needs"] for row in describe()}["explore_then_freeze"] == "shared"

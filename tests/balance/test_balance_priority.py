@@ -1,9 +1,11 @@
 """Priorities by hand, on several inner methods."""
 
 import pytest
+import torch
 from jacobians import draw, named, step
+from torch.overrides import TorchFunctionMode
 
-from equipoise.balance import DAO
+from equipoise.balance import DAO, GradientCosinePenalty
 from equipoise.balance._priority import Priority
 from equipoise.errors import BalanceError
 
@@ -50,3 +52,40 @@ def test_negative_weights_without_a_sum_are_left_as_they_are() -> None:
 def test_priorities(priorities: object, words: str) -> None:
     with pytest.raises(BalanceError, match=words):
         Priority(of="dao", priorities=priorities, tasks=["a", "b"])
+
+
+def test_the_factors_come_to_the_device_without_a_wait() -> None:
+    made: list[torch.device | None] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is torch.tensor:
+                made.append((kwargs or {}).get("device"))
+            return func(*args, **(kwargs or {}))
+
+    balancer = Priority(of="equal", priorities={"a": 2.0}, tasks=["a", "b"])
+    with Watch():
+        balancer.weigh(torch.ones(2), torch.ones(2, dtype=torch.bool), None)
+    assert made, "the factors are made in the step"
+    assert made == [None] * len(made), "numbers of the host, made on a device, wait for it"
+
+
+@pytest.mark.parametrize("of", [{"method": "db_mtl"}, {"method": "metabalance", "target": "a"}])
+def test_what_is_no_weighted_sum_is_refused(of: dict) -> None:
+    with pytest.raises(
+        BalanceError, match=r"Priority changes weights, and the update of (DBMTL|MetaBalance) is no weighted"
+    ):
+        Priority(of=of, priorities={"a": 2.0}, tasks=["a", "b"])
+
+
+def test_a_penalty_stays_beside_the_weights() -> None:
+    penalty, priority = GradientCosinePenalty(strength=1.0), Priority(of="cosine_penalty", priorities={"a": 3.0})
+    hidden = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+
+    def total(balancer: object) -> float:
+        return balancer({"a": (hidden[0] ** 2)[0], "b": hidden.square().sum()}, shared=hidden).item()
+
+    # 1 + 2 and the penalty; then 3/2 and 1/2 of them with the same one, which is 0.1 where it was 1.
+    price = total(penalty) - 3
+    assert price == pytest.approx(1 - 0.5**0.5)
+    assert total(priority) == pytest.approx(1.5 * 1 + 0.5 * 2 + 0.1 * price)

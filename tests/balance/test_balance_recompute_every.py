@@ -4,7 +4,7 @@ import pytest
 import torch
 from jacobians import TASKS, draw, named, step
 
-from equipoise.balance import DAO
+from equipoise.balance import DAO, DBMTL, GradientCosinePenalty, MetaBalance
 from equipoise.balance._recompute_every import RecomputeEvery
 from equipoise.errors import BalanceError
 
@@ -62,3 +62,12 @@ def test_an_interval_set_twice() -> None:
 def test_every(every: object) -> None:
     with pytest.raises(BalanceError, match="every must be a whole number"):
         RecomputeEvery(of="dao", every=every)
+
+
+@pytest.mark.parametrize("of", [DBMTL(), MetaBalance(target="a"), GradientCosinePenalty()])
+def test_what_is_no_weighted_sum_is_refused(of: object) -> None:
+    # Between, where nothing is measured, there would be no combination and no penalty.
+    with pytest.raises(
+        BalanceError, match=rf"RecomputeEvery changes weights, and the update of {type(of).__name__} is no"
+    ):
+        RecomputeEvery(of=of)

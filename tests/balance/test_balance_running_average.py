@@ -4,7 +4,7 @@ import pytest
 import torch
 from jacobians import TASKS, draw, named, step
 
-from equipoise.balance import DAO, Fixed
+from equipoise.balance import DAO, DBMTL, FAMO, Fixed, GradientCosinePenalty, MetaBalance
 from equipoise.balance._gradvac import GradVac
 from equipoise.balance._running_average import RunningAverage
 from equipoise.errors import BalanceError
@@ -75,9 +75,6 @@ def test_hooks_are_passed_on() -> None:
     heard: list[object] = []
 
     class Hooked(DAO):
-        def combine(self, statistics, weights):
-            return heard.append(("combine", weights))
-
         def penalty(self, gramian, cosines):
             return heard.append(("penalty", cosines))
 
@@ -88,11 +85,10 @@ def test_hooks_are_passed_on() -> None:
             heard.append(("validation", losses))
 
     balancer = RunningAverage(of=Hooked())
-    balancer.combine(None, 1)
     balancer.penalty(None, 2)
     balancer.observe_after({})
     balancer.observe_validation({})
-    assert heard == [("combine", 1), ("penalty", 2), ("after", {}), ("validation", {})]
+    assert heard == [("penalty", 2), ("after", {}), ("validation", {})]
 
 
 def test_names_come_from_the_inner_method_and_must_agree() -> None:
@@ -130,3 +126,77 @@ def test_of(of: object, words: str) -> None:
 def test_decay(decay: object) -> None:
     with pytest.raises(BalanceError, match="decay must be a number"):
         RunningAverage(of="dao", decay=decay)
+
+
+def famo_without(task: str, balancer: RunningAverage) -> None:
+    """A step, then losses after it of which one is not finite."""
+    step(balancer, {"a": [1, 0], "b": [0, 1]})
+    after = {name: torch.tensor(float("nan") if name == task else 0.5, dtype=torch.float64) for name in "ab"}
+    balancer.observe_after(after)
+
+
+def test_skipping_reaches_the_inner_balancer_and_counts_together() -> None:
+    balancer = RunningAverage(of="famo", on_nonfinite="skip", tasks=["a", "b"])
+    famo_without("b", balancer)
+    assert balancer.of.on_nonfinite == "skip"
+    assert balancer.skipped == {"a": 0, "b": 1}
+    losses = {task: torch.tensor(value, requires_grad=True) for task, value in (("a", float("inf")), ("b", 1.0))}
+    balancer(losses)
+    assert balancer.skipped == {"a": 1, "b": 1}
+
+
+def test_whether_to_skip_is_one_setting() -> None:
+    with pytest.raises(BalanceError, match="task 'b': the loss is not finite"):
+        famo_without("b", RunningAverage(of=FAMO(on_nonfinite="skip"), on_nonfinite="raise"))
+    later = RunningAverage(of=FAMO())
+    later.on_nonfinite = "skip"
+    famo_without("b", later)
+    assert RunningAverage(of=RunningAverage(of=FAMO()), on_nonfinite="skip").of.of.on_nonfinite == "skip"
+    with pytest.raises(BalanceError, match="on_nonfinite must be"):
+        RunningAverage(of="famo", on_nonfinite="ignore")
+
+
+def test_the_processes_are_one_setting() -> None:
+    asked: list[object] = []
+
+    class Asks(DAO):
+        def weigh(self, losses, present, statistics):
+            asked.append(self.process_group)
+            return super().weigh(losses, present, statistics)
+
+    inner = Asks()
+    inner.process_group = "as it was"
+    balancer = RunningAverage(of=RunningAverage(of=inner))
+    assert balancer.process_group == "as it was"
+    balancer.process_group = None
+    step(balancer, {"a": [1, 0], "b": [0, 1]})
+    assert asked
+    assert set(asked) == {None}
+
+
+def test_the_class_tells_what_any_class_does() -> None:
+    assert RunningAverage.requires == frozenset()
+    assert RunningAverage.scopes == {"representation", "parameters"}
+    assert RunningAverage.measured_at == "representation"
+
+
+def test_what_the_inner_method_requires_is_asked_anew() -> None:
+    inner = Fixed(weights={"a": 1.0, "b": 3.0})
+    balancer = RunningAverage(of=inner)
+    inner.requires = frozenset({"after"})
+    assert balancer.requires == {"after"}
+
+
+@pytest.mark.parametrize("of", [DBMTL(), MetaBalance(target="a")])
+def test_what_is_no_weighted_sum_is_refused(of: DBMTL | MetaBalance) -> None:
+    with pytest.raises(
+        BalanceError, match=rf"RunningAverage changes weights, and the update of {type(of).__name__} is no"
+    ):
+        RunningAverage(of=of)
+
+
+def test_a_penalty_is_passed_on() -> None:
+    for balancer in (GradientCosinePenalty(strength=1.0), RunningAverage(of=GradientCosinePenalty(strength=1.0))):
+        hidden = torch.ones(1, 2, dtype=torch.float64, requires_grad=True)
+        total = balancer({"a": (hidden[0] ** 2)[0], "b": hidden.square().sum()}, shared=hidden)
+        assert total.item() == pytest.approx(3 + 1 - 0.5**0.5)

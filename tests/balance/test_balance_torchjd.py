@@ -9,7 +9,7 @@ import torch
 from jacobians import TASKS, combined, crossed, draw, named, step, turn
 
 from equipoise.balance import Balancer, measure
-from equipoise.balance._foreign import ask, build
+from equipoise.balance._foreign import ask, build, packed
 from equipoise.balance._mgda import MGDA
 from equipoise.balance._streams import stream
 from equipoise.balance._torchjd import TorchJDBalancer
@@ -259,3 +259,52 @@ def test_random_numbers_are_the_seed_s_and_the_step_s() -> None:
     assert one == same != other
     assert torch.equal(torch.get_rng_state(), before)
     assert len({stream(seed, step) for seed in range(30) for step in range(30)}) == 900
+
+
+@pytest.mark.parametrize("name", ["/forward", "/epsilon_", "/__class__", "x/beta", "beta", "a/b/c", "/_forward_hooks"])
+def test_a_state_sets_nothing_that_a_fresh_module_does_not_have(name: str) -> None:
+    balancer = TorchJDBalancer(weighting="GradVacWeighting")
+    before = dict(vars(balancer.weighting))
+    with pytest.raises(BalanceError, match=r"the saved state has '.*', and GradVacWeighting has no such"):
+        balancer.set_extra_state(packed({name: 1}))
+    assert vars(balancer.weighting) == before
+
+
+def test_a_state_of_something_else_is_refused() -> None:
+    with pytest.raises(BalanceError, match="the saved state of GradVacWeighting is a list"):
+        TorchJDBalancer(weighting="GradVacWeighting").set_extra_state(packed([1]))
+
+
+@pytest.mark.parametrize("kind", [aggregation.Weighting, scalarization.Scalarizer])
+def test_a_module_that_fails_half_way_remembers_nothing_of_it(kind: type) -> None:
+    class Fails(kind):
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+            self.register_buffer("mean", None)
+
+        def forward(self, statistic):
+            self.calls += 1
+            self.mean = statistic.detach() * 1
+            if self.calls == 2:
+                raise ArithmeticError("no such root")
+            return statistic.sum() if kind is scalarization.Scalarizer else torch.ones(len(statistic))
+
+    balancer = TorchJDBalancer(weighting=Fails())
+    step(balancer, {"a": [1, 0], "b": [0, 2]})
+    before = {key: value.clone() for key, value in balancer.state_dict().items()}
+    for _ in range(2):  # the second time for the same reason as the first
+        with pytest.raises(BalanceError, match="TorchJD's Fails: no such root"):
+            step(balancer, {"a": [3, 0], "b": [0, 4]})
+    torch.testing.assert_close(dict(balancer.state_dict()), before, rtol=0, atol=0)
+    assert balancer.weighting.calls == 1
+
+
+def test_a_memory_that_begins_with_the_first_step_is_refused_then_and_not_when_a_run_is_resumed() -> None:
+    class Late(aggregation.Weighting):
+        def forward(self, gramian):
+            self.last = gramian
+            return torch.ones(len(gramian))
+
+    with pytest.raises(BalanceError, match=r"Late makes '/last' while it runs.*__init__"):
+        step(TorchJDBalancer(weighting=Late()), {"a": [1, 0], "b": [0, 2]})

@@ -189,16 +189,12 @@ class Balancer(TaskState):
         return torch.stack([weights[k] * means[k] for k, keep in enumerate(kept) if keep]).sum()
 
     def observe_after(self, losses: Mapping[str, Tensor]) -> None:
-        """Tells the plain losses of the latest batch, computed again after the optimiser's step.
-
-        Only methods with `"after"` in `requires` do something with it. Call it under `torch.no_grad()`.
-        """
+        """Tells methods that require `"after"` the latest batch's plain losses, computed again after the update."""
 
     def observe_validation(self, losses: Mapping[str, Tensor]) -> None:
-        """Tells the plain losses of validation rows, before the losses of the next training batch.
+        """Tells methods that require `"validation"` the plain losses of held-out rows, before the next training batch.
 
-        Only methods with `"validation"` in `requires` do something with it. Call it under `torch.no_grad()`, on rows that
-        choose neither the model nor its settings.
+        The rows should choose neither the model nor its settings.
         """
 
     @property
@@ -387,10 +383,12 @@ class Balancer(TaskState):
     def _remember(
         self, present: Tensor, plain: Tensor, factors: list[Tensor | None], found: GradientStatistics | None
     ) -> None:
-        """Keeps what `last` tells, on the device."""
         weights = self.weights
         if any(factor is not None for factor in factors):
-            data = torch.stack([plain.new_ones(()) if f is None else f.mean().to(plain) for f in factors])
+            # Weights of examples have mean 1 over the batch of all ranks, so one rank's own mean would mislead.
+            several = bool(Ranks(self.process_group))
+            known = [None if f is None or (f.dim() and several) else f.mean() for f in factors]
+            data = torch.stack([plain.new_ones(()) if mean is None else mean.to(plain) for mean in known])
             weights = weights * data
             self._record["data_weights"] = data.where(present, torch.nan)
         self._record["losses"] = plain.where(present, torch.nan)

@@ -146,6 +146,7 @@ class DAO(NormBalancer):
         """Returns what the labels of this batch ask for, if data weights are on."""
         if self.data is None:
             return super().data_weights(losses, targets)
+        self.data.process_group = self.process_group
         weights: list[Tensor | None] = self.data(losses, targets)
         return weights
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from equipoise.balance._ranks import Ranks, send
 from equipoise.balance._registry import did_you_mean
 from equipoise.balance._state import TaskState
 from equipoise.errors import BalanceError
@@ -38,6 +40,9 @@ class DataWeights(TaskState):
 
     One name for all tasks weighs those whose labels fit it and leaves the others at 1; labels with more dimensions are
     never weighed. A mapping task -> name is strict: labels that do not fit are an error.
+
+    With several processes a batch is that of all of them: shares, grids, entropies and means are joined, and every
+    process must call in every step, also one without an example.
 
     Args:
         rule: one of the names above, or a mapping of task to name or None.
@@ -78,6 +83,7 @@ class DataWeights(TaskState):
         super().__init__(tasks)
         self.rule = rule if isinstance(rule, str) else dict(rule)
         self.exponent, self.smoothing = exponent, smoothing
+        self.process_group: Any = "world"  # which processes train together, as in a balancer
         self.add_task_buffer("shares", _GRID)
         self.add_task_buffer("spans", 2, fill=math.nan)
         self._check_mapping()
@@ -93,57 +99,89 @@ class DataWeights(TaskState):
         targets: Mapping[str, Tensor] | None,
     ) -> list[Tensor | None]:
         """Returns each task's weights, `[n_t]` or a scalar, and None where nothing is weighed."""
-        if targets is None:
-            raise BalanceError("data_weights need targets: call balancer(losses, shared=hidden, targets=labels)")
-        for task in targets:
-            self.index(task)
-        first = next(loss for loss in losses if loss is not None)
-        self.fit(first.device, torch.promote_types(first.dtype, torch.float32))
+        ranks = Ranks(self.process_group)
+        first = next((loss for loss in losses if loss is not None), None)
+        if first is not None:
+            self.fit(first.device, torch.promote_types(first.dtype, torch.float32))
+        labels, problem = self._labels(losses, targets)
+        if problem is not None and not ranks:
+            raise problem
+        seen = self._bounds(labels, problem, ranks) if labels or ranks else {}
+        if not seen:
+            return [None] * len(self.tasks)
         shares, spans = self.shares.clone(), self.spans.clone()
+        classes = max([int(found.high) + 1 for found in seen.values() if not found.floating], default=0)
+        shares = torch.nn.functional.pad(shares, (0, max(classes - shares.shape[1], 0)))
+        counts, bins = shares.new_zeros(len(seen), shares.shape[1]), dict[int, Tensor]()
+        for row, (k, found) in zip(counts, seen.items(), strict=True):
+            if found.floating:
+                _widen(found, shares[k], spans[k])
+            if k in labels:
+                bins[k] = _bins(labels[k], spans[k]) if found.floating else labels[k].long()
+                row.index_add_(0, bins[k], row.new_ones(len(bins[k])))
+        counts = ranks.sum_(counts)
         factors: list[Tensor | None] = [None] * len(self.tasks)
         entropies: dict[int, Tensor] = {}
-        for k, (task, loss) in enumerate(zip(self.tasks, losses, strict=True)):
-            rule, labels = self._rule_of(task), targets.get(task)
-            if loss is None or labels is None or rule is None or not self._fits(task, rule, labels):
-                continue
-            if labels.shape[:1] != (loss.shape or labels.shape)[:1] or labels.numel() == 0:
-                raise BalanceError(f"task {task!r}: {len(labels)} targets for {loss.numel()} losses")
-            if rule != "entropy" and loss.dim() == 0:
-                raise BalanceError(
-                    f"task {task!r}: {rule} needs one loss per example, found a scalar. Use reduction='none'"
-                )
-            shares, bins, batch = self._count(k, task, labels.to(shares.device), shares, spans)
-            if rule == "entropy":
-                entropies[k] = _entropy(batch, shares[k], labels)
-            else:
-                factors[k] = self._rarity(shares[k], bins, smooth=labels.is_floating_point())
+        for row, (k, found) in zip(counts, seen.items(), strict=True):
+            batch = row / row.sum()
+            blend = self.smoothing * shares[k] + (1 - self.smoothing) * batch
+            shares[k] = torch.where(shares[k].sum() > 0, blend, batch)
+            if self._rule_of(self.tasks[k]) == "entropy":
+                entropies[k] = _entropy(batch, shares[k], row.sum(), coarse=found.floating)
+            elif k in bins:
+                joined = row if ranks else None
+                factors[k] = _rarity(shares[k], bins[k], joined, exponent=self.exponent, smooth=found.floating)
         self.shares, self.spans = shares, spans  # only now: an error above leaves the state as it was
         return _spread(factors, entropies)
 
-    def _count(self, k: int, task: str, labels: Tensor, shares: Tensor, spans: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Blends the batch's labels into row k; returns all shares, the bin of each label, and the batch's shares."""
-        if labels.is_floating_point():
-            _widen(task, labels, shares[k], spans[k])
-            bins = _bins(labels, spans[k])
-        else:
-            bins = labels.long()
-            low, high = torch.stack(torch.aminmax(bins)).tolist()
-            if low < 0:
-                raise BalanceError(f"task {task!r}: class {low} in targets. Pass only the rows that carry a label")
-            if high >= shares.shape[1]:
-                shares = torch.nn.functional.pad(shares, (0, high + 1 - shares.shape[1]))
-        batch = torch.zeros_like(shares[k]).index_add_(0, bins, shares.new_ones(len(bins))) / len(bins)
-        blend = self.smoothing * shares[k] + (1 - self.smoothing) * batch
-        shares[k] = torch.where(shares[k].sum() > 0, blend, batch)
-        return shares, bins, batch
+    def _labels(
+        self, losses: Sequence[Tensor | None], targets: Mapping[str, Tensor] | None
+    ) -> tuple[dict[int, Tensor], BalanceError | None]:
+        """Returns the labels `[n_t]` that are weighed here, or what is wrong with them, which every rank must hear."""
+        found: dict[int, Tensor] = {}
+        try:
+            if targets is None:
+                raise BalanceError("data_weights need targets: call balancer(losses, shared=hidden, targets=labels)")
+            for task in targets:
+                self.index(task)
+            for k, (task, loss) in enumerate(zip(self.tasks, losses, strict=True)):
+                rule, labels = self._rule_of(task), targets.get(task)
+                if loss is None or labels is None or rule is None or not self._fits(task, rule, labels):
+                    continue
+                if labels.shape[:1] != (loss.shape or labels.shape)[:1] or labels.numel() == 0:
+                    raise BalanceError(f"task {task!r}: {len(labels)} targets for {loss.numel()} losses")
+                if rule != "entropy" and loss.dim() == 0:
+                    raise BalanceError(
+                        f"task {task!r}: {rule} needs one loss per example, found a scalar. Use reduction='none'"
+                    )
+                found[k] = labels.detach().to(self.shares.device)
+        except BalanceError as error:
+            return {}, error
+        return found, None
 
-    def _rarity(self, shares: Tensor, bins: Tensor, *, smooth: bool) -> Tensor:
-        density = shares[:_GRID]
-        if smooth:
-            place = torch.arange(_GRID, dtype=shares.dtype, device=shares.device)
-            density = torch.exp(-0.5 * ((place[:, None] - place[None, :]) / _KERNEL_BINS) ** 2) @ density
-        raw = (density if smooth else shares)[bins] ** -self.exponent
-        return raw / raw.mean()
+    def _bounds(self, labels: dict[int, Tensor], problem: BalanceError | None, ranks: Ranks) -> dict[int, _Bounds]:
+        """Returns what the labels of all ranks span, of each task that has some. The only place that waits for the device."""
+        size, device = len(self.tasks), self.spans.device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which has no float64
+        none = torch.full((2,), -math.inf, dtype=dtype, device=device)
+        ends = [_ends(labels[k], self.spans.dtype).to(dtype) if k in labels else none for k in range(size)]
+        kinds = [k in labels and labels[k].is_floating_point() is kind for kind in (True, False) for k in range(size)]
+        # A rank that never had a loss does not know yet that the others' state is in float64.
+        flags = send([*kinds, problem is not None, self.spans.dtype == torch.float64], device, dtype)
+        joined = ranks.max_(torch.cat([torch.stack(ends, 1).flatten(), flags]))
+        numbers = torch.cat([joined, self.spans.t().flatten().to(dtype)]).tolist()
+        trouble, wide = numbers[4 * size : 4 * size + 2]
+        if trouble:  # on every rank, else the others would wait for this one for ever
+            raise problem or BalanceError("another process cannot weigh its targets; its own message says why")
+        if wide:
+            self.fit(device, torch.float64)
+        columns = [numbers[at : at + size] for at in (*range(0, 4 * size, size), 4 * size + 2, 5 * size + 2)]
+        found = {}
+        for k, (high, low, floating, whole, left, right) in enumerate(zip(*columns, strict=True)):
+            if floating or whole:
+                found[k] = _Bounds(-low, high, bool(floating), left, right)
+                _check(self.tasks[k], found[k], mixed=bool(floating and whole))
+        return found
 
     def _rule_of(self, task: str) -> str | None:
         return self.rule if isinstance(self.rule, str) else self.rule.get(task)
@@ -164,12 +202,36 @@ class DataWeights(TaskState):
             self.index(task)
 
 
-def _widen(task: str, labels: Tensor, shares: Tensor, span: Tensor) -> None:
-    """Makes the grid hold all labels, in place: `shares` is `[bins]`, `span` is `[2]`."""
-    ends = torch.stack([*torch.aminmax(labels.detach().to(span.dtype)), span[0], span[1]])
-    low, high, left, right = ends.tolist()
-    if not (math.isfinite(low) and math.isfinite(high)):
+class _Bounds(NamedTuple):
+    """What the labels of a task span over all ranks, and the grid before this batch."""
+
+    low: float
+    high: float
+    floating: bool
+    left: float  # NaN without a grid
+    right: float
+
+
+def _ends(labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the largest label and the largest negated one, `[2]`; infinite if one is not finite."""
+    low, high = torch.aminmax(labels.to(dtype)) if labels.is_floating_point() else torch.aminmax(labels.long())
+    ends = torch.stack([high, -low])
+    # A maximum over ranks may lose a NaN, and would lose -inf.
+    return ends.nan_to_num(math.inf, math.inf, math.inf) if labels.is_floating_point() else ends
+
+
+def _check(task: str, bounds: _Bounds, *, mixed: bool) -> None:
+    if mixed:
+        raise BalanceError(f"task {task!r}: targets are integers in one process and floating-point in another")
+    if not (math.isfinite(bounds.low) and math.isfinite(bounds.high)):
         raise BalanceError(f"task {task!r}: a target is not finite")
+    if not bounds.floating and bounds.low < 0:
+        raise BalanceError(f"task {task!r}: class {bounds.low:.0f} in targets. Pass only the rows that carry a label")
+
+
+def _widen(bounds: _Bounds, shares: Tensor, span: Tensor) -> None:
+    """Makes the grid hold all labels, in place: `shares` is `[bins]`, `span` is `[2]`."""
+    low, high, _, left, right = bounds
     new = math.isnan(left)
     if not new and left <= low and high <= right:
         return
@@ -188,11 +250,33 @@ def _bins(labels: Tensor, span: Tensor) -> Tensor:
     return (place * _GRID).long().clamp(0, _GRID - 1)
 
 
-def _entropy(batch: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+def _rarity(
+    shares: Tensor,  # [bins], running
+    bins: Tensor,  # [n_t], of this rank's labels
+    joined: Tensor | None,  # [bins], how many labels of all ranks; None in a single process
+    *,
+    exponent: float,
+    smooth: bool,
+) -> Tensor:
+    """Returns share^-exponent of each label, scaled to mean 1 over the batch of all ranks."""
+    if smooth:
+        place = torch.arange(_GRID, dtype=shares.dtype, device=shares.device)
+        kernel = torch.exp(-0.5 * ((place[:, None] - place[None, :]) / _KERNEL_BINS) ** 2)
+        shares = kernel @ shares[:_GRID]
+    raw = shares[bins] ** -exponent
+    if joined is None:
+        return raw / raw.mean()
+    joined = joined[: len(shares)]
+    # All labels of a bin count the same, so the counts tell the sum without another exchange.
+    mean = (joined * shares**-exponent).where(joined > 0, 0).sum() / joined.sum()
+    return raw / mean
+
+
+def _entropy(batch: Tensor, known: Tensor, count: Tensor, *, coarse: bool) -> Tensor:
     """Returns H / log C in [0.1, 1], or NaN where one example or one known class says nothing."""
-    if labels.is_floating_point():
+    if coarse:
         batch, known = (row[:_GRID].reshape(-1, _COARSE).sum(1) for row in (batch, known))
-    classes = (known > 0).sum().clamp(max=len(labels))
+    classes = (known > 0).sum().clamp(max=count)  # in the type of the count: log of an integer is but float32
     return (-torch.xlogy(batch, batch).sum() / classes.log()).clamp(min=_LEAST_ENTROPY).where(classes > 1, torch.nan)
 
 

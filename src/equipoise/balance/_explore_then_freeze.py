@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +12,22 @@ from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._norms import NormBalancer, inverse_norm_weights
 from equipoise.balance._registry import register
 from equipoise.balance._settings import Scale, choice, whole
+
+
+class _WhileExploring:
+    """`requires`, which follows from the step, whoever asks: what is fixed needs no measurement.
+
+    The class itself tells what is required at first, as that of any method does.
+    """
+
+    def __get__(self, balancer: ExploreThenFreeze | None, cls: type[ExploreThenFreeze]) -> frozenset[str]:
+        if balancer is None:
+            return NormBalancer.requires
+        own = vars(balancer)  # without steps yet while the base class's constructor runs
+        return frozenset() if own.get("_steps", 0) >= balancer.explore else own.get("requires", NormBalancer.requires)
+
+    def __set__(self, balancer: ExploreThenFreeze, value: frozenset[str]) -> None:
+        vars(balancer)["requires"] = value  # while exploring
 
 
 @register("explore_then_freeze")
@@ -72,6 +88,8 @@ class ExploreThenFreeze(NormBalancer):
         "the paper's are unknown"
     )
 
+    requires = _WhileExploring()
+
     mean_logs: Tensor  # [tasks], mean logarithm of the norms
     measured: Tensor  # [tasks] int64, of how many
 
@@ -85,23 +103,11 @@ class ExploreThenFreeze(NormBalancer):
         epsilon: float = 1e-8,
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
-        super().__init__(tasks=tasks, smoothing=None, every=every, epsilon=epsilon, on_nonfinite=on_nonfinite)
         self.explore = whole("explore", explore, low=1)
+        super().__init__(tasks=tasks, smoothing=None, every=every, epsilon=epsilon, on_nonfinite=on_nonfinite)
         self.scale = choice("scale", scale, ("tasks", "one"))
         self.add_task_buffer("mean_logs")
         self.add_task_buffer("measured", dtype=torch.int64)
-
-    def forward(
-        self,
-        losses: Mapping[str, Tensor],
-        *,
-        shared: Tensor | Iterable[Tensor] | None = None,
-        targets: Mapping[str, Tensor] | None = None,
-    ) -> Tensor:
-        """Returns the balanced loss; `shared` is needed while exploring."""
-        # What is fixed needs no measurement, and `requires` is what the base asks whether to measure.
-        self.requires = frozenset({"shared"}) if self._steps < self.explore else frozenset()
-        return super().forward(losses, shared=shared, targets=targets)
 
     def initial_weights(self) -> Tensor:
         """Returns equal weights, in the configured scale."""
@@ -117,7 +123,9 @@ class ExploreThenFreeze(NormBalancer):
         return inverse_norm_weights((self.mean_logs - middle).exp(), known, floor=None, scale=self.scale)
 
     def observe(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> None:
-        """Adds this step's norms to the means."""
+        """Adds this step's norms to the means, while exploring."""
+        if self._steps >= self.explore:
+            return
         super().observe(losses, present, statistics)
         if statistics is not None:
             seen = statistics.present & self.active

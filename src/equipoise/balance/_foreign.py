@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import importlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -173,11 +173,28 @@ def packed(state: dict[str, object]) -> Tensor:
     return torch.frombuffer(bytearray(stored.getvalue()), dtype=torch.uint8)
 
 
-def unpacked(stored: Tensor) -> dict[str, object]:
-    """Reads what `packed` wrote. Only plain values: nothing in it is run."""
+def unpacked(stored: Tensor, module: torch.nn.Module, known: Collection[str]) -> dict[str, object]:
+    """Reads what `packed` wrote. Only plain values: nothing in it is run.
+
+    Args:
+        stored: the bytes, from a file that anybody may have written.
+        module: whose state they are.
+        known: the names in the module's snapshot when it was new. Nothing else is ever set: it could be a method.
+
+    Raises:
+        BalanceError: the state has a name that a new module does not have, or has no names.
+    """
     if not len(stored):
         return {}
-    state: dict[str, object] = torch.load(io.BytesIO(bytes(stored.tolist())), weights_only=True)
+    state: object = torch.load(io.BytesIO(bytes(stored.tolist())), weights_only=True)
+    name = type(module).__name__
+    if not isinstance(state, dict):
+        raise BalanceError(f"the saved state of {name} is a {type(state).__name__}, not a mapping of names to values")
+    if odd := sorted(str(place) for place in state if place not in known):
+        raise BalanceError(
+            f"the saved state has {odd[0]!r}, and {name} has no such attribute when it is new. Is it of another class, or "
+            f"another version of it? It has: {', '.join(sorted(known)) or 'none'}"
+        )
     return state
 
 

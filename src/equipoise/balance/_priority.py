@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
+from equipoise.balance._ranks import send
 from equipoise.balance._registry import register
 from equipoise.balance._settings import known_tasks, per_task
 from equipoise.balance._wrapper import Wrapper
@@ -33,12 +33,13 @@ class Priority(Wrapper):
         of: the balancer, its name, or a mapping with its name as `method` and its settings.
         priorities: task name -> factor above 0; 1 for those that it does not name.
         tasks: every task's name; None takes them from the balancer, or from the first call.
-        on_nonfinite: `"raise"` or `"skip"`; None: as the balancer has it.
+        on_nonfinite: `"raise"` or `"skip"`, for the balancer too; None: as the balancer has it.
 
     Raises:
-        BalanceError: a factor is not above 0, or names no task.
+        BalanceError: a factor is not above 0, or names no task; the balancer's update is no weighted sum of the gradients.
 
     Example:
+        >>> import torch
         >>> hidden = torch.tensor([[1.0, 1.0]], requires_grad=True)  # [n, d]
         >>> balancer = Priority(of="dao", priorities={"polarity": 3.0})
         >>> loss = balancer({"polarity": hidden[:, 0], "label": hidden[:, 1]}, shared=hidden)
@@ -46,9 +47,9 @@ class Priority(Wrapper):
         {'polarity': 1.5, 'label': 0.5}
 
     Note:
-        Ours. Where weights can be negative (IMTL-G) and f_i v_i do not sum to a number above 0, the sum is not kept. With
-        a method that makes its own combination of the gradients, the factors act where that combination uses the
-        weights, and on the heads.
+        Ours. Where weights can be negative (IMTL-G) and f_i v_i do not sum to a number above 0, the sum is not kept. Of
+        a method that makes its own combination of the gradients (MetaBalance, DB-MTL) the lengths are its own, and a
+        factor would act on the heads only, so it is refused. A penalty (`cosine_penalty`) stays as it is.
     """
 
     family = "wrappers"
@@ -86,6 +87,6 @@ class Priority(Wrapper):
 
     def _by_priority(self, weights: Tensor) -> Tensor:
         factors = [self.priorities.get(task, 1.0) for task in self.tasks]
-        raised = torch.tensor(factors, dtype=weights.dtype, device=weights.device) * weights
+        raised = send(factors, weights.device, weights.dtype) * weights
         old, new = weights.sum(), raised.sum()
         return raised * (old / new).where((old > 0) & (new > 0), 1)

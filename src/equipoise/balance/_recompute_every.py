@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -29,10 +29,11 @@ class RecomputeEvery(Wrapper):
         of: the balancer, its name, or a mapping with its name as `method` and its settings.
         tasks: every task's name; None takes them from the balancer, or from the first call.
         every: N, 1 or more. The paper calls it R.
-        on_nonfinite: `"raise"` or `"skip"`; None: as the balancer has it.
+        on_nonfinite: `"raise"` or `"skip"`, for the balancer too; None: as the balancer has it.
 
     Raises:
-        BalanceError: a setting is out of its range, or the balancer has an interval of its own.
+        BalanceError: a setting is out of its range; the balancer has an interval of its own, or its update is no weighted
+            sum of the gradients.
 
     Example:
         >>> import torch
@@ -47,6 +48,9 @@ class RecomputeEvery(Wrapper):
         Methods that measure gradients have `every` as a setting of their own; most keep what was measured rather than the
         weights, so for methods whose weights depend on the losses too the two differ. The inner balancer sees the losses
         of every step. A task that is absent when the weights are computed keeps the weight it had.
+        A method that makes its own combination of the gradients (MetaBalance, DB-MTL) or adds a penalty
+        (`cosine_penalty`) does so only in steps that measure, so between them it would be another method. It is refused,
+        and has an `every` of its own.
     """
 
     family = "wrappers"
@@ -57,6 +61,8 @@ class RecomputeEvery(Wrapper):
     cost = "that of the other method, once in N steps"
     state = "weights; the other method's"
     ours = "any method, absent tasks"
+
+    keeps_penalty: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -33,10 +33,10 @@ class RunningAverage(Wrapper):
         tasks: every task's name; None takes them from the balancer, or from the first call.
         decay: share of the old weights, in [0, 1]. TorchJD: 0.9. The paper raises it from 0 towards 1 as the learning rate
             falls.
-        on_nonfinite: `"raise"` or `"skip"`; None: as the balancer has it.
+        on_nonfinite: `"raise"` or `"skip"`, for the balancer too; None: as the balancer has it.
 
     Raises:
-        BalanceError: a setting is out of its range.
+        BalanceError: a setting is out of its range; the balancer's update is no weighted sum of the gradients.
 
     Example:
         >>> hidden = torch.tensor([[1.0, 1.0]], requires_grad=True)  # [n, d]
@@ -47,8 +47,9 @@ class RunningAverage(Wrapper):
         {'polarity': 0.375, 'label': 0.625}
 
     Note:
-        The first weights start the average. A task's average stays while the task is absent. With a method that makes its
-        own combination of the gradients, the average acts where that combination uses the weights, and on the heads.
+        The first weights start the average. A task's average stays while the task is absent. A method that makes its
+        own combination of the gradients (MetaBalance, DB-MTL) has averages of its own, which these weights would not
+        reach, so it is refused. A penalty (`cosine_penalty`) stays as it is.
     """
 
     family = "wrappers"

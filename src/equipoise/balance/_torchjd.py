@@ -59,7 +59,8 @@ class TorchJDBalancer(GramianBalancer):
         optimiser is refused: our scalar has constant weights, so no gradient would reach them. A weighting with a memory
         gets all tasks in every step: one without a gradient takes part as a gradient of mean norm that is orthogonal to
         all others, its weight is replaced, and its row of the memory stays. State that TorchJD keeps outside of its
-        `state_dict` is in ours: every tensor, number and list that changed since construction, as bytes.
+        `state_dict` is in ours: every tensor, number and list that changed since construction, as bytes. One's own class
+        must set what it remembers in its constructor, to None if need be: a saved state sets no other name.
     """
 
     family = "gramian"
@@ -180,7 +181,7 @@ class TorchJDBalancer(GramianBalancer):
 
     def set_extra_state(self, state: Tensor) -> None:
         """Gives TorchJD's module its memory back."""
-        restore(self.weighting, {**self._initial, **unpacked(state)})
+        restore(self.weighting, {**self._initial, **unpacked(state, self.weighting, self._initial)})
 
     def _order(self) -> list[int]:
         return sorted(range(len(self.tasks)), key=lambda k: self.tasks[k])
@@ -204,18 +205,28 @@ class TorchJDBalancer(GramianBalancer):
         return known.where(present | self.seen, mean).cpu().double()[order]
 
     def _look(self, step: object, statistic: Tensor) -> Tensor:
-        """Runs the module, notes the state after it, and puts the one before it back."""
+        """Runs the module, notes the state after it, and puts the one before it back, also if it fails half way."""
         before = snapshot(self.weighting)
         seed = stream(self.seed, self._steps)
-        if self.kind == "scalarizer":
-            with torch.enable_grad():
-                values = statistic.requires_grad_()
-                (answer,) = torch.autograd.grad(ask(self.weighting, values, seed), values)
-        else:
-            with torch.no_grad():
-                answer = ask(self.weighting, statistic, seed).detach()
-        self._ahead = (step, snapshot(self.weighting))
-        restore(self.weighting, before)
+        try:
+            if self.kind == "scalarizer":
+                with torch.enable_grad():
+                    values = statistic.requires_grad_()
+                    (answer,) = torch.autograd.grad(ask(self.weighting, values, seed), values)
+            else:
+                with torch.no_grad():
+                    answer = ask(self.weighting, statistic, seed).detach()
+            after = snapshot(self.weighting)
+        finally:
+            restore(self.weighting, before)
+        if new := sorted(after.keys() - self._initial.keys()):
+            name = type(self.weighting).__name__
+            # Said in the first step: a saved state could not be loaded into a new module, which has no such name.
+            raise BalanceError(
+                f"{name} makes {new[0]!r} while it runs, so its memory cannot be restored. Set it in __init__, to None if "
+                "there is nothing yet; a buffer by register_buffer"
+            )
+        self._ahead = (step, after)
         return answer
 
     def _keep(self, fresh: Tensor) -> None:

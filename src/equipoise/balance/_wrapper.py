@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -23,20 +23,46 @@ _TAKEN_OVER = (
     "validate_every",
     "differentiable",
     "weighted_sum",
+    "on_nonfinite",
+    "process_group",
 )
+
+
+class _Inner:
+    """An attribute that is the inner balancer's, read and set there, so that the two cannot differ.
+
+    The class itself, and a wrapper whose inner balancer is not there yet, have the base class's.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, wrapper: Wrapper | None, cls: type[Wrapper]) -> Any:
+        inner = None if wrapper is None else wrapper._modules.get("of")
+        return getattr(Balancer if inner is None else inner, self.name)
+
+    def __set__(self, wrapper: Wrapper, value: object) -> None:
+        if "of" in wrapper._modules:  # before, it is the base class's constructor that sets its defaults
+            setattr(wrapper.of, self.name, value)
 
 
 class Wrapper(Balancer):
     """Changes what another balancer says. Its state holds the other one's, under `of.`.
 
+    What the other one declares, how it treats what is not finite and its `process_group` are the wrapper's too; setting
+    them on the wrapper sets them there.
+
     Args:
         of: the balancer, its name, or a mapping with its name as `method` and its settings.
         tasks: every task's name; None takes them from the balancer, or from the first call.
-        on_nonfinite: `"raise"` or `"skip"`; None: as the balancer has it.
+        on_nonfinite: `"raise"` or `"skip"`, for the balancer too; None: as the balancer has it.
+        every: measure each so many steps; None: as the balancer has it.
 
     Raises:
-        BalanceError: `of` is none of these, or its tasks are others.
+        BalanceError: `of` is none of these, its tasks are others, or its update is no weighted sum of the gradients.
     """
+
+    keeps_penalty: ClassVar[bool] = True  # a penalty is in every step that it would be in without the wrapper
 
     of: Balancer
 
@@ -49,6 +75,11 @@ class Wrapper(Balancer):
         every: int | None = None,
     ) -> None:
         inner = _built(of, tasks)
+        if not (inner.weighted_sum or (self.keeps_penalty and inner.differentiable and not inner._combines)):
+            raise BalanceError(
+                f"{type(self).__name__} changes weights, and the update of {type(inner).__name__} is no weighted sum of the "
+                "gradients, so they do not say what it is. Use it by itself, or wrap a method that only weighs, such as dao"
+            )
         names = tasks if tasks is not None else inner.tasks or None
         super().__init__(
             tasks=None,
@@ -58,8 +89,8 @@ class Wrapper(Balancer):
             double_batch=inner.double_batch,
         )
         self.of = inner
-        for name in _TAKEN_OVER:
-            setattr(self, name, getattr(inner, name))
+        if on_nonfinite is not None:
+            self.on_nonfinite = on_nonfinite
         if names is not None:
             self.name_tasks(names)
 
@@ -101,23 +132,27 @@ class Wrapper(Balancer):
         self.of.step += 1
         self.of._steps += 1
 
-    def combine(self, statistics: GradientStatistics, weights: Tensor) -> Sequence[Tensor] | None:
-        """Returns the inner balancer's, at the wrapper's weights."""
-        return self.of.combine(statistics, weights)
-
     def penalty(self, gramian: Tensor, cosines: Tensor) -> Tensor | None:
         """Returns the inner balancer's."""
         return self.of.penalty(gramian, cosines)
 
     def observe_after(self, losses: Mapping[str, Tensor]) -> None:
         """Passes on."""
-        self.of.process_group = self.process_group
         self.of.observe_after(losses)
 
     def observe_validation(self, losses: Mapping[str, Tensor]) -> None:
         """Passes on."""
-        self.of.process_group = self.process_group
         self.of.observe_validation(losses)
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often each task was left out because its loss or gradient was not finite, in either balancer."""
+        inner = self.of.skipped  # it checks the losses that come after a step or from validation rows
+        return {task: count + inner[task] for task, count in super().skipped.items()}
+
+
+for _name in _TAKEN_OVER:
+    setattr(Wrapper, _name, _Inner(_name))
 
 
 def _built(of: object, tasks: Sequence[str] | None) -> Balancer:
