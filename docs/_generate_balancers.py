@@ -159,8 +159,8 @@ only if the micro-batches carry equally many examples of each task, since each m
 Under DDP, or any other way of averaging gradients over processes, the balancer finds the default process group by itself:
 
 - Losses are joined as sums and counts over all ranks, so the weights are those of one process on the joined batch, and the
-  same on every rank; so are the label shares and entropies of data weights. A scalar loss counts as one example: pass one loss per example (`[n]`) where ranks have unequal shares
-  of a task.
+  same on every rank; so are the label shares and entropies of data weights. A scalar loss counts as one example: pass one
+  loss per example (`[n]`) where ranks have unequal shares of a task.
 - Gradients at parameters are added up over ranks before anything is computed from them. At a representation each rank has
   rows of its own, so there the sums of squares and products are added up. (The mean of the ranks' own norms would be
   too large, by the noise within each rank.)
