@@ -54,8 +54,8 @@ def test_plain_torch() -> None:
 def test_different_batches(exact: bool, capsys: pytest.CaptureFixture[str]) -> None:
     history = example("different_batches.py")(steps=120, exact=exact)
     check_history(history, "score", "label")
-    meaningful = "score|label" in history[0]["cosines"]
-    assert meaningful == exact, "batches meet in the parameters only"
+    # Batches meet in the parameters only, and a method from norms measures no angles there.
+    assert history[0]["cosines"] == {}
     assert "weight" in capsys.readouterr().out
 
 
