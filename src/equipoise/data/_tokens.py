@@ -166,7 +166,8 @@ class Collator:
 
         Returns:
             `input_ids`, `attention_mask` and, where rows carry them, `token_type_ids`: int64 `[b, length]`; `targets`:
-            task -> float32 `[b]` or `[b, classes]`, NaN where a row carries no label.
+            task -> float32 `[b]` or `[b, classes]`, NaN where a row carries no label; `labelled`: task -> int64 `[n_t]`, the
+            rows that carry one.
         """
         import torch  # the rest of the room reads tables without it
 
@@ -184,10 +185,11 @@ class Collator:
             types = [row["token_type_ids"] for row in rows]
             batch["token_type_ids"] = self._pad(types, filled, self.pad_token_type_id)
         if "targets" in rows[0]:
-            batch["targets"] = {
-                task: torch.from_numpy(np.array([row["targets"][task] for row in rows], dtype=np.float32))
-                for task in self.tasks
-            }
+            targets = {task: np.array([row["targets"][task] for row in rows], dtype=np.float32) for task in self.tasks}
+            batch["targets"] = {task: torch.from_numpy(values) for task, values in targets.items()}
+            # Here, because on a GPU to look for them would be to wait for it, once for each task.
+            labelled = {task: ~np.isnan(values.reshape(len(rows), -1)[:, 0]) for task, values in targets.items()}
+            batch["labelled"] = {task: torch.from_numpy(np.flatnonzero(found)) for task, found in labelled.items()}
         return batch
 
     @staticmethod

@@ -40,7 +40,7 @@ def forward_all(
         model: a multi-task model; it is put into evaluation mode and back.
         rows: what `collate` makes batches of, by index (`__getitems__` is used where there is one).
         lengths: tokens of each row.
-        collate: rows -> a batch for the model; its `targets` are not needed.
+        collate: rows -> a batch for the model; its `targets` and `labelled` are not needed.
         max_tokens: of one batch, padding included.
     """
     training = model.training
@@ -53,6 +53,7 @@ def forward_all(
             items = rows.__getitems__(wanted) if hasattr(rows, "__getitems__") else [rows[index] for index in wanted]
             batch = collate(items)
             batch.pop("targets", None)
+            batch.pop("labelled", None)
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             if outputs is None:
                 outputs = np.empty((len(lengths), logits.shape[1]), dtype=np.float32)

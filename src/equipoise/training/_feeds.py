@@ -21,7 +21,8 @@ def task_losses(
     tasks: Mapping[str, Task],
     slices: Mapping[str, slice],
     logits: Tensor,  # [rows, outputs]
-    targets: Mapping[str, Tensor],  # [rows] or [rows, classes], NaN where a row carries no label
+    targets: Mapping[str, Tensor],  # [rows] or [rows, classes]
+    labelled: Mapping[str, Tensor],  # the rows that carry a label, [n_t]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One loss for each labelled row, by task, and the labels that data weights read.
 
@@ -30,8 +31,7 @@ def task_losses(
     logits = autocast_free(logits)
     losses, labels = {}, {}
     for name, task in tasks.items():
-        labelled = targets[name] if targets[name].dim() == 1 else targets[name][:, 0]
-        rows = (~labelled.isnan()).nonzero().squeeze(1)
+        rows = labelled[name]
         own = targets[name][rows]
         # An empty batch's loss may not be defined, but it has nothing in it.
         chosen = logits[rows, slices[name]]
@@ -78,10 +78,10 @@ class Feeds(TrainerCallback):
         finally:
             model.train(training)
 
-    def keep(self, inputs: Mapping[str, Any], targets: Mapping[str, Tensor]) -> None:
-        """Remembers the batch, and the random state that its dropout is drawn from."""
+    def keep(self, inputs: Mapping[str, Any]) -> None:
+        """Remembers the batch, targets and all, and the random state that its dropout is drawn from."""
         if "after" in self.balancer.requires and torch.is_grad_enabled():
-            self._kept = ({**inputs, "targets": targets}, _random_states(self.trainer.args.device))
+            self._kept = (dict(inputs), _random_states(self.trainer.args.device))
 
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """After the update: the losses of the step's last batch again, with the same dropout."""
@@ -99,10 +99,10 @@ class Feeds(TrainerCallback):
     @torch.no_grad()
     def _losses(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         trainer = self.trainer
-        targets = inputs.pop("targets")
+        targets, labelled = inputs.pop("targets"), inputs.pop("labelled")
         with trainer.compute_loss_context_manager():
             logits = trainer.model_wrapped(**inputs).logits
-            return task_losses(trainer.tasks, trainer.task_slices, logits, targets)[0]
+            return task_losses(trainer.tasks, trainer.task_slices, logits, targets, labelled)[0]
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

@@ -130,12 +130,12 @@ class MultiTaskTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The balanced loss of one micro-batch."""
-        targets: Mapping[str, Tensor] = inputs.pop("targets")
         self.feeds.before()
-        self.feeds.keep(inputs, targets)
+        self.feeds.keep(inputs)
+        targets, labelled = inputs.pop("targets"), inputs.pop("labelled")
         outputs = model(**inputs)
         self.rows_trained += len(outputs.logits)
-        losses, labels = task_losses(self.tasks, self.task_slices, outputs.logits, targets)
+        losses, labels = task_losses(self.tasks, self.task_slices, outputs.logits, targets, labelled)
         try:
             loss = self.balancer(losses, shared=self._shared(), targets=labels)
         except BalanceError as error:
