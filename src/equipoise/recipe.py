@@ -143,9 +143,7 @@ class BalanceSettings(BaseModel):
     shared: Literal["auto", "representation", "last_layer", "adapter", "all"] = Field(
         default="auto", description="where the tasks' gradients are measured; auto = where the method is best measured"
     )
-    held_out: float = Field(
-        default=0.05, gt=0, lt=1, description="share of the training rows that only weigh the tasks (for coba)"
-    )
+    held_out: float = Field(default=0.05, gt=0, lt=1, description="share of training rows that only weigh tasks (coba)")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -266,8 +264,7 @@ def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     if problems:
         head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise RecipeError("\n  - ".join([head, *problems]))
-    chosen = recipe.balance
-    return recipe.model_copy(update={"balance": chosen.model_copy(update=balance_options(chosen, names))})
+    return recipe.model_copy(update={"balance": settings.model_copy(update=balance_options(settings, names))})
 
 
 def dump(recipe: Recipe, defaults: bool = True) -> str:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from torch import Tensor
-
 from equipoise.balance._foreign import Solver
-from equipoise.balance._gramian import COST, STATE, GramianBalancer, preferred
+from equipoise.balance._gramian import COST, STATE
+from equipoise.balance._preferences import PreferenceBalancer
 from equipoise.balance._registry import register
-from equipoise.balance._settings import Scale, choice, per_task
+from equipoise.balance._settings import Scale, choice
 
 
 @register("aligned_mtl")
-class AlignedMTL(GramianBalancer):
+class AlignedMTL(PreferenceBalancer):
     """Weights the tasks so that the principal components of their gradients all have the same length.
 
     w = sqrt(s) V diag(1 / sqrt(l)) V' p,   G = V diag(l) V',   s = min_i l_i
@@ -63,6 +62,8 @@ class AlignedMTL(GramianBalancer):
     state = STATE
     ours = "absent tasks, smoothing, every, scale, double_batch"
 
+    weighting = "AlignedMTLWeighting"
+
     def __init__(
         self,
         *,
@@ -77,19 +78,12 @@ class AlignedMTL(GramianBalancer):
     ) -> None:
         super().__init__(
             tasks=tasks,
+            preferences=preferences,
             scale=scale,
             smoothing=smoothing,
             every=every,
             double_batch=double_batch,
             on_nonfinite=on_nonfinite,
         )
-        self.preferences = None if preferences is None else per_task("preferences", preferences, above=0)
-        if self.tasks:
-            preferred(self.preferences, self.tasks, range(len(self.tasks)))
         self.component = choice("component", component, ("min", "median", "rmse"))
-        self._solver = Solver("AlignedMTLWeighting", scale_mode=self.component)
-
-    def solve(self, gramian: Tensor, losses: Tensor, rows: Sequence[int]) -> Tensor:
-        """Returns w, `[m]`."""
-        self._solver.module.pref_vector = preferred(self.preferences, self.tasks, rows)
-        return self._solver(gramian)
+        self._solver = Solver(self.weighting, scale_mode=self.component)

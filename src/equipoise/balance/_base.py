@@ -30,7 +30,6 @@ from equipoise.balance._state import TaskState
 from equipoise.errors import BalanceError
 
 _log = logging.getLogger(__name__)
-_MASKS = 63  # that are remembered
 
 
 class Balancer(TaskState):
@@ -364,7 +363,7 @@ class Balancer(TaskState):
         """`kept` on the device, `[tasks]`. There are few different ones, and making one would wait for the device."""
         key = (self.weights.device, *kept)
         if key not in self._masks:
-            self._masks = dict([*self._masks.items()][-_MASKS:])
+            self._masks = dict([*self._masks.items()][-63:])
             self._masks[key] = torch.tensor(kept, device=self.weights.device)
         return self._masks[key]
 
@@ -372,12 +371,10 @@ class Balancer(TaskState):
         """The means `[tasks]` of all ranks and which are present `[tasks]` bool, of losses that nothing is trained on."""
         ranks = Ranks(self.process_group)
         examples, _ = self._read(losses, several=bool(ranks))
-        detached = [None if loss is None else loss.detach() for loss in examples]
-        means = means_of(detached, self.weights.device)
+        means = means_of(examples, self.weights.device).detach()
         self.fit(means.device, means.dtype)
-        batch = Batch.join([detached], means, ranks)
-        kept = self._finite(batch, [], detached)
-        mask = self._mask(kept)
+        batch = Batch.join([examples], means, ranks)
+        mask = self._mask(self._finite(batch, [], examples))
         return batch.means.where(mask, 0), mask
 
     def _remember(

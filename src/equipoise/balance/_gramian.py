@@ -11,7 +11,7 @@ from torch import Tensor
 from equipoise.balance._base import Balancer
 from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import defaults_of
-from equipoise.balance._settings import Scale, choice, known_tasks, number
+from equipoise.balance._settings import Scale, choice, number
 from equipoise.errors import BalanceError
 
 COST = (
@@ -246,26 +246,3 @@ def nearest_correlations(
     size = clipped.diagonal().clamp(min=1e-12).sqrt()
     clipped = clipped / (size[:, None] * size[None, :])
     return ((clipped + clipped.T) / 2).clamp(-1, 1).fill_diagonal_(1)
-
-
-def preferred(
-    preferences: dict[str, float] | None,
-    tasks: Sequence[str],
-    rows: Sequence[int],
-) -> Tensor | None:
-    """Returns the preferences of the tasks in the solve, `[m]` float64 with sum 1; None if there are none.
-
-    Raises:
-        BalanceError: the preferences are not of the tasks.
-
-    Example:
-        >>> preferred({"a": 3.0, "b": 1.0, "c": 9.0}, ["a", "b", "c"], [0, 1])
-        tensor([0.7500, 0.2500], dtype=torch.float64)
-    """
-    if preferences is None:
-        return None
-    known_tasks("preferences", list(preferences), tasks)
-    if missing := [task for task in tasks if task not in preferences]:
-        raise BalanceError(f"preferences lack a number for {', '.join(missing)}")
-    found = torch.tensor([preferences[tasks[row]] for row in rows], dtype=torch.float64)
-    return found / found.sum()

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from torch import Tensor
-
-from equipoise.balance._foreign import Solver
-from equipoise.balance._gramian import COST, STATE, GramianBalancer, preferred
+from equipoise.balance._gramian import COST, STATE
+from equipoise.balance._preferences import PreferenceBalancer
 from equipoise.balance._registry import register
-from equipoise.balance._settings import Scale, per_task
 
 
 @register("upgrad")
-class UPGrad(GramianBalancer):
+class UPGrad(PreferenceBalancer):
     """Projects each task's gradient onto the directions that harm no task, and averages the projections.
 
     update = sum_i p_i P(g_i),   P(g) = argmin |d - g|  with  g_j . d >= 0 for every j
@@ -64,31 +58,4 @@ class UPGrad(GramianBalancer):
     state = STATE
     ours = "absent tasks, smoothing, every, scale, double_batch; the weights act on the heads too"
 
-    def __init__(
-        self,
-        *,
-        tasks: Sequence[str] | None = None,
-        preferences: Mapping[str, float] | None = None,
-        scale: Scale = "one",
-        smoothing: float | None = None,
-        every: int = 1,
-        double_batch: bool = False,
-        on_nonfinite: Literal["raise", "skip"] = "raise",
-    ) -> None:
-        super().__init__(
-            tasks=tasks,
-            scale=scale,
-            smoothing=smoothing,
-            every=every,
-            double_batch=double_batch,
-            on_nonfinite=on_nonfinite,
-        )
-        self.preferences = None if preferences is None else per_task("preferences", preferences, above=0)
-        if self.tasks:
-            preferred(self.preferences, self.tasks, range(len(self.tasks)))
-        self._solver = Solver("UPGradWeighting")
-
-    def solve(self, gramian: Tensor, losses: Tensor, rows: Sequence[int]) -> Tensor:
-        """Returns the weights, `[m]`."""
-        self._solver.module.pref_vector = preferred(self.preferences, self.tasks, rows)
-        return self._solver(gramian)
+    weighting = "UPGradWeighting"
