@@ -7,7 +7,8 @@ import torch
 from jacobians import TASKS, draw, named, step
 
 from equipoise.balance._gradients import measure
-from equipoise.balance._gramian import GramianBalancer, nearest_correlations, preferred
+from equipoise.balance._gramian import GramianBalancer, nearest_correlations
+from equipoise.balance._preferences import preferred
 from equipoise.errors import BalanceError
 
 
