@@ -14,21 +14,26 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationError,
-    ValidationInfo,
-    field_validator,
     model_validator,
 )
 
 from equipoise import _recipe_yaml
-from equipoise._recipe_problems import balance_options, check_balance, cross_check, explain, types_in
+from equipoise._recipe_problems import balance_options, check_balance, cross_check, explain
+from equipoise._recipe_sections import (
+    AdapterSettings,
+    BalanceSettings,
+    DataSettings,
+    ModelSettings,
+    Section,
+    TableSettings,
+    TrainingSettings,
+)
 from equipoise.errors import RecipeError
 from equipoise.tasks import TaskSettings, available, kind
 
@@ -47,154 +52,7 @@ __all__ = [
 ]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        # Python counts true as 1, so `batch_size: true` would go through.
-        if isinstance(value, bool) and types_in(cls.model_fields[str(info.field_name)].annotation) & {int, float}:
-            raise ValueError("input should be a number")
-        return value
-
-
-class AdapterSettings(_Section):
-    """Train a few added weights in place of the whole backbone."""
-
-    type: Literal["lora"] = Field(default="lora", description="the kind of adapter")
-    rank: int = Field(default=16, ge=1, description="rank of the added matrices")
-    alpha: float = Field(default=32.0, gt=0, description="their scale: the update counts alpha / rank times")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="dropout on the adapter's input")
-    targets: list[str] | None = Field(
-        default=None, description="names of the linear layers to adapt; null = every linear layer of the backbone"
-    )
-    merge: bool = Field(
-        default=True, description="fold the adapter into the saved model, which is then stock; false = save it alone"
-    )
-    quantization: Literal["4bit"] | None = Field(
-        default=None, description="hold the frozen backbone in 4 bits (needs equipoise[quantization] and a GPU)"
-    )
-
-
-class ModelSettings(_Section):
-    """The language model and how its tokens become one vector."""
-
-    backbone: str = Field(
-        default="minilm",
-        min_length=1,
-        description="'minilm' (the encoder that comes as a Python package), a Hugging Face id or a local folder",
-    )
-    revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face id")
-    pooling: Literal["auto", "native", "mean", "cls", "last"] = Field(
-        default="auto",
-        description="native = the stock sequence-classification head's own, which keeps the folder stock; auto = native",
-    )
-    adapter: AdapterSettings | None = Field(default=None, description="null = train every weight")
-    max_length: int = Field(
-        default=128, ge=4, description="tokens per text (both texts of a pair); the rest is cut off"
-    )
-    dropout: float | None = Field(
-        default=None, ge=0, lt=1, description="dropout before the heads; null = what the backbone's configuration says"
-    )
-    gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
-
-
-class TableSettings(_Section):
-    """One table of several."""
-
-    path: str = Field(description="a file, or hub:org/name[:config]")
-    validation: str | None = Field(default=None, description="this table's own validation file")
-    test: str | None = Field(default=None, description="this table's own test file")
-    text: str | tuple[str, str] | None = Field(default=None, description="its text column(s); null = data.text")
-    tasks: list[str] | None = Field(default=None, description="the tasks that it carries labels for; null = all")
-
-
-class DataSettings(_Section):
-    """Where the rows come from and how they are split."""
-
-    train: str | list[TableSettings] = Field(
-        description="csv, tsv, jsonl, parquet (csv, tsv and jsonl also .gz), hub:org/name[:config], or a list of tables"
-    )
-    validation: Annotated[float, Field(gt=0, lt=1)] | str | None = Field(
-        default=0.1, description="a share of train, a file, or null"
-    )
-    test: Annotated[float, Field(gt=0, lt=1)] | str | None = Field(
-        default=None, description="a share of train, a file, or null"
-    )
-    text: str | tuple[str, str] = Field(default="text", description="the text column, or [a, b] for a pair")
-    drop_leaks: bool = Field(
-        default=False, description="drop training rows whose text also stands in validation or test (else only told)"
-    )
-    max_rejected: float = Field(
-        default=0.05, ge=0, le=1, description="stop where at least this share of the rows cannot be used"
-    )
-    max_train_rows: int | None = Field(
-        default=None, ge=1, description="train on a seeded sample of this many rows; null = all"
-    )
-
-
-class BalanceSettings(BaseModel):
-    """How the tasks' losses are weighted. The method's own settings stand beside these keys."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    method: str = Field(default="dao", description="a name that `equipoise balancers` lists")
-    shared: Literal["auto", "representation", "last_layer", "adapter", "all"] = Field(
-        default="auto", description="where the tasks' gradients are measured; auto = where the method is best measured"
-    )
-    held_out: float = Field(default=0.05, gt=0, lt=1, description="share of training rows that only weigh tasks (coba)")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The method's own settings."""
-        return dict(self.model_extra or {})
-
-
-class TrainingSettings(_Section):
-    """The optimisation."""
-
-    epochs: float = Field(default=4, gt=0, description="passes over the training rows")
-    max_steps: int | None = Field(default=None, ge=1, description="stop after this many updates; null = by epochs")
-    batch_size: int = Field(default=32, ge=1, description="rows per device and step")
-    accumulation: int = Field(default=1, ge=1, description="steps whose gradients are added up to one update")
-    learning_rate: float = Field(default=1.0e-4, gt=0, description="AdamW's rate at its highest")
-    head_learning_rate: float | None = Field(
-        default=None, gt=0, description="the heads' own rate; null = ten times learning_rate"
-    )
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW's decay; biases and norms are left out")
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the updates over which the rate rises")
-    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="how the rate falls then")
-    max_grad_norm: float | None = Field(
-        default=1.0, gt=0, description="gradients are clipped to it; null = no clipping"
-    )
-    seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="auto = bf16 where the device has it in hardware, else fp32"
-    )
-    group_by_length: bool = Field(default=True, description="batches of texts of similar length: less padding")
-    evaluate_every_steps: int | None = Field(default=None, ge=1, description="null = after every epoch")
-    early_stopping: int | None = Field(
-        default=None, ge=1, description="stop after this many evaluations without a better one; null = never"
-    )
-    select: str = Field(
-        default="mean_rank", description="the best checkpoint: mean_rank over the tasks, or one metric: polarity.mse"
-    )
-    log_every_steps: int = Field(default=10, ge=1, description="one line in history.jsonl each")
-    checkpoint_every_steps: int | None = Field(
-        default=None, ge=1, description="resumable checkpoints in between; null = at every evaluation"
-    )
-    keep_checkpoints: bool = Field(default=False, description="keep them in the run folder when the run is finished")
-    workers: int = Field(default=0, ge=0, description="processes that prepare batches; 0 = none beside the main one")
-    compile: bool = Field(default=False, description="torch.compile the model")
-    trackers: list[str] = Field(default_factory=list, description="tensorboard, wandb, mlflow, trackio: off by default")
-    arguments: dict[str, Any] = Field(
-        default_factory=dict,
-        description="passed on to transformers.TrainingArguments as they are (fsdp, deepspeed, ...)",
-    )
-
-
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that one run needs."""
 
     model: ModelSettings = Field(default_factory=ModelSettings, description="the language model")
