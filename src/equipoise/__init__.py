@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from equipoise.comparison import Comparison, compare
     from equipoise.errors import BalanceError, DataError, EquipoiseError, RecipeError, RunError, ServiceError
     from equipoise.inference import Model, evaluate_file, load, predict_file
     from equipoise.recipe import Recipe
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BalanceError": "equipoise.errors",
+    "Comparison": "equipoise.comparison",
     "DataError": "equipoise.errors",
     "EquipoiseError": "equipoise.errors",
     "Model": "equipoise.inference",
@@ -34,6 +36,7 @@ _HOMES = {
     "Run": "equipoise.runs",
     "RunError": "equipoise.errors",
     "ServiceError": "equipoise.errors",
+    "compare": "equipoise.comparison",
     "evaluate_file": "equipoise.inference",
     "load": "equipoise.inference",
     "predict_file": "equipoise.inference",
@@ -43,6 +46,7 @@ _HOMES = {
 
 __all__ = [
     "BalanceError",
+    "Comparison",
     "DataError",
     "EquipoiseError",
     "Model",
@@ -52,6 +56,7 @@ __all__ = [
     "RunError",
     "ServiceError",
     "__version__",
+    "compare",
     "evaluate_file",
     "load",
     "predict_file",

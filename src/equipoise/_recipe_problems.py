@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from equipoise.errors import EquipoiseError
-from equipoise.tasks import kind
+from equipoise.tasks import Task, kind
 from equipoise.tasks._base import did_you_mean
 
 if TYPE_CHECKING:
@@ -131,6 +131,37 @@ def cross_check(recipe: Recipe) -> list[str]:
             )
     if recipe.training.early_stopping and recipe.data.validation is None and isinstance(recipe.data.train, str):
         problems.append("training.early_stopping: needs data.validation, which is null")
+    if recipe.training.consistency is not None:
+        without = [n for n in names if kind(recipe.tasks[n].type).divergence is Task.divergence]
+        problems += [
+            f"training.consistency: tasks.{n} of type {recipe.tasks[n].type} has no divergence. Set it to null"
+            for n in without
+        ]
+    sharding = next((key for key in ("fsdp", "deepspeed") if recipe.training.arguments.get(key)), None)
+    if recipe.training.averaging is not None and sharding is not None:
+        problems.append(
+            f"training.averaging: does not go with training.arguments.{sharding}, which gives each process a part of the "
+            "model only. Set one of them to null"
+        )
+    if recipe.model.private_when == "conflict":
+        if recipe.training.compile:
+            problems.append(
+                "training.compile: a compiled model cannot part (model.private_when: conflict). Set it to false"
+            )
+        if recipe.training.averaging is not None:
+            problems.append("training.averaging: an average cannot part (model.private_when: conflict). Set it to null")
+    if recipe.training.averaging is not None and recipe.model.private_when == "conflict":
+        problems.append(
+            "training.averaging: does not go with model.private_when: conflict, which changes the model's form on the way. "
+            "Set averaging to null, or private_when to always"
+        )
+    if recipe.model.adapter is not None and recipe.model.adapter.type == "mtl_lora":
+        # It would compute activations again without knowing for which task.
+        problems += [
+            f"training.arguments.{key}: does not go with mtl_lora. Set model.gradient_checkpointing: true in its place"
+            for key in ("gradient_checkpointing", "activation_checkpointing")
+            if recipe.training.arguments.get(key)
+        ]
     if recipe.balance.shared == "adapter" and recipe.model.adapter is None:
         problems.append("balance.shared: 'adapter' needs model.adapter, which is null")
     return problems

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from equipoise._recipe_problems import types_in
 
@@ -36,7 +46,11 @@ class Section(BaseModel):
 class AdapterSettings(Section):
     """Train a few added weights in place of the whole backbone."""
 
-    type: Literal["lora"] = Field(default="lora", description="the kind of adapter")
+    type: Literal["lora", "mtl_lora"] = Field(
+        default="lora",
+        description="mtl_lora = beside matrices that all share, each task has a transform and a mixture of its own; "
+        "the backbone then runs once a task, so K tasks cost K times as much",
+    )
     rank: int = Field(default=16, ge=1, description="rank of the added matrices")
     alpha: float = Field(default=32.0, gt=0, description="their scale: the update counts alpha / rank times")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="dropout on the adapter's input")
@@ -44,11 +58,41 @@ class AdapterSettings(Section):
         default=None, description="names of the linear layers to adapt; null = every linear layer of the backbone"
     )
     merge: bool = Field(
-        default=True, description="fold the adapter into the saved model, which is then stock; false = save it alone"
+        default=True,
+        description="lora: fold the adapter into the saved model, which is then stock; false = save it alone, as mtl_lora "
+        "always is (`equipoise export --task` folds one task's)",
     )
     quantization: Literal["4bit"] | None = Field(
-        default=None, description="hold the frozen backbone in 4 bits (needs equipoise[quantization] and a GPU)"
+        default=None, description="lora: hold the frozen backbone in 4 bits (needs equipoise[quantization] and a GPU)"
     )
+    up_projections: int = Field(
+        default=3, ge=1, description="mtl_lora: matrices back up that all share, and each task mixes in its own way"
+    )
+    temperature: float = Field(
+        default=0.1, gt=0, description="mtl_lora: of the mixture's softmax; the lower, the more one matrix prevails"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_the_keys_of_its_type(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        kind = data.get("type", "lora")
+        for key in NOT_OF_TYPE.get(kind, ()):
+            if data.get(key) not in (None, False):
+                other = "lora" if kind == "mtl_lora" else "mtl_lora"
+                why = " Every task has weights of its own, so no one model holds them all." if key == "merge" else ""
+                raise ValueError(f"{key} goes with type: {other}, not with {kind}.{why} Leave it out")
+        return {**data, "merge": False} if kind == "mtl_lora" else data
+
+    @model_serializer(mode="wrap")
+    def _without_the_other_types_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key not in NOT_OF_TYPE[self.type]}
+
+
+#: Kind of adapter -> settings that mean nothing with it.
+NOT_OF_TYPE = {"lora": ("up_projections", "temperature"), "mtl_lora": ("merge", "quantization")}
+
 
 
 class ModelSettings(Section):
@@ -72,6 +116,35 @@ class ModelSettings(Section):
         default=None, ge=0, lt=1, description="dropout before the heads; null = what the backbone's configuration says"
     )
     gradient_checkpointing: bool = Field(default=False, description="recompute activations: less memory, more time")
+    private_layers: int = Field(
+        default=0,
+        ge=0,
+        description="so many of the backbone's last blocks exist once a task; each costs its time once a task",
+    )
+    private_when: Literal["always", "conflict"] = Field(
+        default="always",
+        description="conflict = tasks share those blocks too until their gradients have disagreed there for long",
+    )
+    private_patience: int = Field(
+        default=100, ge=1, description="conflict: steps that two tasks must disagree for without a break"
+    )
+    private_below: float = Field(
+        default=-0.05, ge=-1, le=1, description="conflict: they disagree where their running mean cosine is below this"
+    )
+
+    @model_validator(mode="after")
+    def _private_layers_go_with_the_rest(self) -> ModelSettings:
+        if self.private_when == "conflict" and not self.private_layers:
+            raise ValueError("model.private_when: conflict needs model.private_layers, which is 0")
+        if self.private_when == "conflict" and self.adapter is not None:
+            raise ValueError(
+                "model.private_when: conflict trains whole blocks; set model.adapter to null, or use always"
+            )
+        if self.private_layers and self.adapter is not None and self.adapter.quantization is not None:
+            raise ValueError("model.private_layers: blocks in 4 bits cannot be copied. Set quantization to null")
+        if self.private_layers and self.adapter is not None and self.adapter.type == "mtl_lora":
+            raise ValueError("model.private_layers: with mtl_lora every layer is the tasks' own already. Set it to 0")
+        return self
 
 
 class TableSettings(Section):
@@ -136,11 +209,34 @@ class TrainingSettings(Section):
     head_learning_rate: float | None = Field(
         default=None, gt=0, description="the heads' own rate; null = ten times learning_rate"
     )
+    layer_decay: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="share of learning_rate that is left from each block to the one below it; null = all learn alike",
+    )
     weight_decay: float = Field(default=0.01, ge=0, description="AdamW's decay; biases and norms are left out")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the updates over which the rate rises")
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="how the rate falls then")
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="gradients are clipped to it; null = no clipping"
+    )
+    consistency: float | None = Field(
+        default=None,
+        gt=0,
+        description="run every batch twice under different dropout and add this times how far the answers differ (R-Drop; "
+        "half of its alpha); null = once",
+    )
+    averaging: Literal["ema", "swa"] | None = Field(
+        default=None,
+        description="judge and save an average of the weights: ema = a decaying one, swa = the plain mean of the last "
+        "updates; null = the weights themselves",
+    )
+    averaging_decay: float = Field(
+        default=0.999, ge=0, lt=1, description="share of the old average that ema keeps; early in a run it keeps less"
+    )
+    averaging_start: float = Field(
+        default=0.5, ge=0, lt=1, description="share of the updates after which swa begins to average"
     )
     seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

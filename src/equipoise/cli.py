@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from equipoise._cli_compare import compare
 from equipoise.errors import BalanceError, EquipoiseError, RecipeError
 
 if TYPE_CHECKING:
@@ -147,6 +148,9 @@ def train(
         assert recipe is not None
         run = training.train(recipe, overrides=set_ or [], output=output, overwrite=overwrite)
     _print_run(run)
+
+
+app.command()(compare)
 
 
 def _print_run(run: Any) -> None:

@@ -47,8 +47,10 @@ __all__ = [
     "TrainingSettings",
     "dump",
     "load",
+    "mapping_of",
     "parse",
     "schema",
+    "value_of",
 ]
 
 
@@ -158,6 +160,23 @@ def schema() -> dict[str, Any]:
     return result
 
 
+def mapping_of(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, such as the arms of a comparison.
+
+    Raises:
+        RecipeError: there is no such file, or it holds something else.
+    """
+    try:
+        data = _recipe_yaml.load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
+    except _recipe_yaml.YamlError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(value, dict) for value in data.values()):
+        raise RecipeError(f"{path}: expected a mapping of names to recipe settings, found {data!r}"[:300])
+    return data
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
@@ -177,15 +196,20 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
+def value_of(text: str, where: str = "setting") -> Any:
+    """A value as it stands in YAML: `2` is a number, `null` is None, `{a: 1}` a mapping."""
+    try:
+        return _recipe_yaml.load(text)
+    except _recipe_yaml.YamlError as error:
+        raise RecipeError(f"{where}: the value is not valid YAML: {error}") from None
+
+
 def _override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise RecipeError(f"--set {override}: expected KEY=VALUE, such as training.epochs=2")
-    try:
-        value = _recipe_yaml.load(text)
-    except _recipe_yaml.YamlError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML: {error}") from None
+    value = value_of(text, f"--set {override}")
     node = data
     for part in parts[:-1]:
         child = node.get(part)

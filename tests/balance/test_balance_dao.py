@@ -330,6 +330,36 @@ def test_unusable_settings_are_refused(settings: dict, message: str) -> None:
 def test_needs_follow_from_settings() -> None:
     assert DAO().requires == {"shared"}
     assert DAO(data_weights="entropy").requires == {"shared", "targets"}
+    assert DAO(task_level=False).requires == set()
+    assert DAO(task_level=False, data_weights="entropy").requires == {"targets"}
+
+
+@pytest.mark.parametrize("scale", ["one", "tasks"])
+@pytest.mark.parametrize("settings", [{}, {"double_batch": True, "floor": 0.5, "smoothing": 0.5, "every": 3}])
+def test_without_the_task_level_the_data_weights_act_alone(scale: str, settings: dict) -> None:
+    whole = DAO(data_weights="inverse_frequency", tasks=["r", "c"])
+    alone = DAO(data_weights="inverse_frequency", tasks=["r", "c"], task_level=False, scale=scale, **settings)
+    equal = {"one": 0.5, "tasks": 1.0}[scale]
+    for _ in range(3):
+        hidden = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+        losses = {"r": 9 * hidden[:, 0], "c": 0.1 * hidden[:, 1]}
+        targets = {"r": torch.tensor([0, 0, 0, 1]), "c": torch.tensor([0, 0, 1, 1])}
+        whole(losses, shared=hidden, targets=targets)
+        (gradient,) = torch.autograd.grad(alone(losses, targets=targets), hidden)
+    assert alone.weights.tolist() == [equal, equal]
+    assert alone.last["norms"] == {}
+    # A rare example of r pulls by more than a frequent one, and by as much more as under the whole method.
+    assert gradient[3, 0] > 1.5 * gradient[0, 0]
+    assert gradient[0, 1].item() == pytest.approx(equal * 0.1 / 4, rel=1e-9)
+    assert alone.last["data_weights"] == whole.last["data_weights"]
+    assert whole.last["weights"]["r"] < whole.last["weights"]["c"]
+
+
+def test_without_the_task_level_an_absent_task_changes_nothing() -> None:
+    balancer = DAO(task_level=False, tasks=TASKS)
+    losses, _ = pull({"r": 5.0})
+    assert balancer(losses).item() == pytest.approx(5.0)
+    assert balancer.weights.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_repr_shows_what_differs_from_the_defaults() -> None:
@@ -339,6 +369,8 @@ def test_repr_shows_what_differs_from_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
+        ("task_level", "no"),
+        ("task_level", 0),
         ("smoothing", "0.9"),
         ("smoothing", True),
         ("epsilon", "small"),

@@ -64,3 +64,27 @@ def test_one_process_writes_the_run(tiny_recipe: dict[str, Any], tmp_path: Path)
     assert sorted(p.name for p in run.folder.iterdir()) == [
         "history.jsonl", "metrics.json", "model", "predictions", "recipe.yaml", "rejected.jsonl",
     ]  # fmt: skip
+
+
+def test_two_processes_save_the_average_that_one_does(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    still = tmp_path / "still"
+    shutil.copytree(tiny_recipe["model"]["backbone"], still)
+    config = json.loads((still / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(config))
+    tiny_recipe["model"] |= {"backbone": str(still), "dropout": 0.0}
+    tiny_recipe["data"] |= {"validation": None}
+    tiny_recipe["training"] |= {"group_by_length": False, "max_steps": 6, "arguments": {"optim": "sgd"}}
+    settings = ["balance={method: equal}", "training.averaging=swa", "training.learning_rate=0.1"]
+    done = launch(tiny_recipe, tmp_path, *settings)
+    assert done.returncode == 0, done.stderr
+    settings.append("training.batch_size=16")
+    one = eq.train(tiny_recipe, overrides=settings, output=tmp_path / "one", progress=False)
+    last = eq.train(
+        tiny_recipe, overrides=[*settings, "training.averaging=null"], output=tmp_path / "last", progress=False
+    )
+    two = load_file(Path(tiny_recipe["output"]) / "model" / "model.safetensors")
+    unaveraged = load_file(last.model_folder / "model.safetensors")
+    for name, value in load_file(one.model_folder / "model.safetensors").items():
+        torch.testing.assert_close(two[name], value, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    assert (two["classifier.bias"] - unaveraged["classifier.bias"]).abs().max() > 2e-3, "no average would prove nothing"

@@ -27,7 +27,7 @@ def weights(run: eq.Run) -> dict[str, torch.Tensor]:
 
 
 def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in history]
+    return [{k: v for k, v in line.items() if k not in {"samples_per_second", "seconds"}} for line in history]
 
 
 class StopAt(TrainerCallback):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,9 +23,9 @@ from equipoise.balance._batch import (
 from equipoise.balance._gradients import GradientStatistics, average
 from equipoise.balance._graph import nothing
 from equipoise.balance._ranks import Ranks
-from equipoise.balance._readings import Reading, differentiable_gramian, points_at, take_readings, update
+from equipoise.balance._readings import Reading, count_walks, differentiable_gramian, points_at, take_readings, update
 from equipoise.balance._settings import choice
-from equipoise.balance._state import TaskState
+from equipoise.balance._state import TaskState, by_name
 from equipoise.errors import BalanceError
 
 _log = logging.getLogger(__name__)
@@ -51,6 +50,10 @@ class Balancer(TaskState):
         double_batch: take the statistics that weigh one half of the batch from the other half, both ways round, so
             that a weight is independent of the noise in the gradient that it multiplies. Needs per-example losses.
             The halves are the even and the odd positions of each task's examples.
+
+    Attributes:
+        walks: backward walks of all steps so far (not kept in the state; see `count_walks`): beside the caller's own,
+            at the `representation` (heads only) and at `parameters`; `saved` by the caller's own, with nothing to walk.
 
     Note:
         Under `torch.no_grad()` or after `.eval()` the balancer returns the plain losses under the weights of the last
@@ -110,6 +113,7 @@ class Balancer(TaskState):
         self.process_group: Any = "world"
         # At parameters the losses' graph is freed when it was measured. True keeps it for a backward of one's own.
         self.retain_graph = False
+        self.walks = {"representation": 0, "parameters": 0, "saved": 0}
         self._record: dict[str, Tensor] = {}  # [tasks] or [tasks, tasks], NaN where there is nothing to tell
 
     # What a method writes -------------------------------------------------------------------------------------------
@@ -205,15 +209,7 @@ class Balancer(TaskState):
         them. The numbers leave the device when this is read, not before, so training does not wait for them.
         """
         read: dict[str, dict[str, float]] = {"losses": {}, "weights": {}, "norms": {}, "cosines": {}}
-        for kind, tensor in self._record.items():
-            values = tensor.tolist()
-            if kind == "cosines":
-                pairs = itertools.combinations(range(len(self.tasks)), 2)
-                numbers = {f"{self.tasks[i]}|{self.tasks[j]}": values[i][j] for i, j in pairs}
-            else:
-                numbers = dict(zip(self.tasks, values, strict=True))
-            read[kind] = {name: value for name, value in numbers.items() if not math.isnan(value)}
-        return read
+        return read | {kind: by_name(values, self.tasks) for kind, values in self._record.items()}
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -239,6 +235,7 @@ class Balancer(TaskState):
         parts = halve(self.tasks, examples, starts) if self.double_batch else [examples]
         batch = Batch.join(parts, means, ranks, graph=any(zero is not None for zero in empty), starts=starts)
         readings = self._measure(parts, empty, shared, batch, ranks)
+        count_walks(self.walks, readings, empty)
         kept = self._finite(batch, readings, examples)
         present = self._mask(kept)
         skipped = [loss.sum() for loss, keep in zip(examples, kept, strict=True) if loss is not None and not keep]

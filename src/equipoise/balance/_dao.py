@@ -46,6 +46,8 @@ class DAO(NormBalancer):
             floor, as in the paper. `floor` compares tasks with each other, so it also takes back part of the balance
             between tasks in unlike units; `own_floor` compares a task with its past, so it acts only when a task is
             nearly solved.
+        task_level: false leaves all lambdas equal, so that the data weights act alone. No gradient is measured then,
+            `shared` is not needed, and the settings of the norms have no effect.
         data_weights: `"inverse_frequency"`, `"density"`, `"entropy"`, a mapping of task to one of them, or None.
             See `DataWeights` for their definitions.
         data_exponent: how strongly rare labels are raised, from 0 (not at all) to 1 (by the full inverse).
@@ -68,9 +70,9 @@ class DAO(NormBalancer):
 
     Note:
         The paper gives lambda for two tasks. Ours: any number of tasks, where the gradient is measured, `scale`,
-        `smoothing`, `every`, `epsilon`, `floor`, `own_floor`, `double_batch` and the form of w. A task whose gradient
-        is zero, or that was never seen, is left out of the sum (else it would take all the weight and stop the others)
-        and gets the weight that the median norm would have; `scale="tasks"` then counts the tasks that are in the sum.
+        `smoothing`, `every`, `epsilon`, `floor`, `own_floor`, `double_batch`, `task_level` and the form of w. A task
+        whose gradient is zero, or that was never seen, is left out of the sum (else it would take all the weight and stop
+        the others) and gets the weight that the median norm would have; `scale="tasks"` then counts the tasks in the sum.
         Without any norm, the weights are equal.
     """
 
@@ -78,12 +80,12 @@ class DAO(NormBalancer):
     source = "Ding et al., 2024: Dynamic Adaptive Optimization"
     url = "https://arxiv.org/abs/2408.11856"
     rule = "weight_i = w_i (1/n_i) / sum_j (1/n_j), n_i = norm of task i's gradient at what is shared"
-    needs = "shared; targets and per-example losses with data weights"
+    needs = "shared (not without task_level); targets and per-example losses with data weights"
     cost = COST
     state = "norm of each task; label shares with data weights"
     ours = (
         "more than two tasks, where gradients are measured, the form of w, smoothing, every, scale, floor, own_floor, "
-        "double_batch"
+        "double_batch, task_level"
     )
 
     mean_norms: Tensor  # [tasks], mean of all measurements above zero
@@ -99,12 +101,16 @@ class DAO(NormBalancer):
         epsilon: float = 1e-8,
         floor: float | None = None,
         own_floor: float | None = 0.5,
+        task_level: bool = True,
         data_weights: str | Mapping[str, str | None] | None = None,
         data_exponent: float = 0.5,
         data_smoothing: float = 0.9,
         double_batch: bool = False,
         on_nonfinite: Literal["raise", "skip"] = "raise",
     ) -> None:
+        level: object = task_level
+        if not isinstance(level, bool):
+            raise BalanceError(f"task_level must be true or false, found {level!r}")
         share("floor", floor, one=True, none=True)
         share("own_floor", own_floor, one=True, none=True)
         number("data_exponent", data_exponent)  # its range is the data weights' matter, if there are any
@@ -117,10 +123,13 @@ class DAO(NormBalancer):
             smoothing=smoothing,
             every=every,
             epsilon=epsilon,
-            double_batch=double_batch,
+            double_batch=double_batch and task_level,
             on_nonfinite=on_nonfinite,
         )
-        self.floor, self.own_floor = floor, own_floor
+        self.task_level, self.floor, self.own_floor = task_level, floor, own_floor
+        if not task_level:
+            self.monitor = False
+            self.requires = self.requires - {"shared"}
         self.scale = choice("scale", scale, ("tasks", "one"))
         self.add_task_buffer("mean_norms")
         self.add_task_buffer("measured", dtype=torch.int64)

@@ -136,6 +136,27 @@ def take_readings(
     return readings
 
 
+def count_walks(walks: dict[str, int], readings: Sequence[Reading], empty: Examples) -> None:
+    """Adds one step's backward walks to `walks`, which costs nothing: what was walked is known without the device.
+
+    A walk is one task's loss, of one part of the batch, followed back: at a `representation` through the heads only, at
+    `parameters` down to the lowest that is measured. `saved` counts the caller's own backwards that find every gradient
+    done (`update`), so a step costs `parameters - saved` walks more than one of fixed weights, beside those through
+    heads. An empty task of another process keeps its way back, so nothing is saved then. What a differentiable
+    measurement adds to the caller's own backward is not counted: it is no walk of its own.
+
+    Args:
+        walks: `representation`, `parameters` and `saved`, changed in place.
+        readings: one for each part of the batch, none in a step without measurement.
+        empty: `[tasks]`, zeros that hang on the graphs of tasks without an example in this process.
+    """
+    for reading in readings:
+        through = "parameters" if any(map(is_parameter, reading.points)) else "representation"
+        walks[through] += sum(pull is not None for pull in reading.pulls)
+    if readings and readings[0].plan.combine:
+        walks["saved"] += all(zero is None for zero in empty)
+
+
 def differentiable_gramian(
     reading: Reading,
     batch: Batch,

@@ -6,7 +6,9 @@ a state can be read without knowing who wrote it.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,3 +125,22 @@ class TaskState(torch.nn.Module):
         if name in self._pair_buffers:
             tail = (len(self._tasks),)
         return torch.full((len(self._tasks), *tail), fill, dtype=dtype, device=self.name_bytes.device)
+
+
+def by_name(
+    values: Tensor,  # [tasks] or [tasks, tasks]
+    tasks: Sequence[str],
+) -> dict[str, float]:
+    """Returns plain numbers under their tasks' names, pairs of tasks as `"a|b"`. NaN, which tells nothing, is left out.
+
+    Example:
+        >>> by_name(torch.tensor([[1.0, 0.5], [0.5, 1.0]]), ["a", "b"])
+        {'a|b': 0.5}
+    """
+    numbers: list[Any] = values.tolist()  # waits for the device
+    if values.dim() == 1:
+        named = dict(zip(tasks, numbers, strict=True))
+    else:
+        pairs = itertools.combinations(range(len(tasks)), 2)
+        named = {f"{tasks[i]}|{tasks[j]}": numbers[i][j] for i, j in pairs}
+    return {name: value for name, value in named.items() if not math.isnan(value)}

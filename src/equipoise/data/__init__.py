@@ -11,6 +11,7 @@ and is memory-mapped from there. Nothing is dropped silently: each row that cann
 its file, line and reason, and a text that is in two splits is counted.
 """
 
+from equipoise.data._assign import text_hashes
 from equipoise.data._guess import Column, Guess, guess
 from equipoise.data._plan import TableSpec
 from equipoise.data._prepare import Prepared, prepare
@@ -40,5 +41,6 @@ __all__ = [
     "open_table",
     "prepare",
     "recipe_text",
+    "text_hashes",
     "tokenise",
 ]

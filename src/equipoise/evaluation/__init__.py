@@ -1,5 +1,32 @@
-"""Judging models: the baselines that stand beside every result."""
+"""Judging models: the baselines that stand beside every result, and whether a difference is more than noise.
+
+`summarise` turns the runs of a comparison into one plain summary: means and intervals, tested differences, Delta_m, the
+Pareto front, transfer between tasks, errors by region, curves, cost, and a verdict in words. The functions behind it can
+be called alone.
+"""
 
 from equipoise.evaluation._baselines import baselines
+from equipoise.evaluation._comparison import summarise
+from equipoise.evaluation._significance import (
+    holm,
+    mean_interval,
+    paired_difference,
+    row_bootstrap,
+    rows_needed,
+    seeds_needed,
+)
+from equipoise.evaluation._summary import delta_m, mean_ranks, pareto_front
 
-__all__ = ["baselines"]
+__all__ = [
+    "baselines",
+    "delta_m",
+    "holm",
+    "mean_interval",
+    "mean_ranks",
+    "paired_difference",
+    "pareto_front",
+    "row_bootstrap",
+    "rows_needed",
+    "seeds_needed",
+    "summarise",
+]

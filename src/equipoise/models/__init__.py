@@ -1,7 +1,8 @@
 """Backbone, pooling, heads and adapters: one `PreTrainedModel` that saves and loads the usual way.
 
 `build` makes a model for a recipe's tasks, `save_model` and `load_model` are the way to disk and back, and `cut_task`
-writes one task as a stock checkpoint of its own. `slices` says which columns of the logits are whose.
+writes one task as a stock checkpoint of its own. `slices` says which columns of the logits are whose. The last layers
+may exist once a task (`_private.py`): what is shared below them still runs once a batch.
 """
 
 from equipoise.models._adapter import modules_to_save, target_pattern
@@ -18,6 +19,8 @@ from equipoise.models._multitask import (
     slices,
     trainable_parameters,
 )
+from equipoise.models._private import Private, block_list, join, private_parameters, shared_blocks, split
+from equipoise.models._private_files import fit_private, private_of, restore_private
 from equipoise.models._sidecar import SIDECAR, Sidecar
 
 __all__ = [
@@ -25,11 +28,15 @@ __all__ = [
     "Backbone",
     "LoadedModel",
     "MultiTaskOutput",
+    "Private",
     "Sidecar",
     "autocast_free",
+    "block_list",
     "build",
     "cut_task",
+    "fit_private",
     "forward_all",
+    "join",
     "load_backbone",
     "load_model",
     "locate",
@@ -38,10 +45,15 @@ __all__ = [
     "native_pooling",
     "output_layer",
     "pack_labels",
+    "private_of",
+    "private_parameters",
     "representation",
+    "restore_private",
     "save_model",
     "save_tokenizer",
+    "shared_blocks",
     "slices",
+    "split",
     "target_pattern",
     "token_batches",
     "trainable_parameters",

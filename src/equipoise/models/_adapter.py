@@ -1,4 +1,4 @@
-"""LoRA through peft, with every head saved.
+"""LoRA through peft and MTL-LoRA of our own, with every head saved.
 
 peft's defaults for sequence classification save only layers named `classifier` or `score`. Where a head has more layers
 (`pooler.dense` of DeBERTa-v2, `head` of ModernBERT), those come back with random weights after a reload; and the
@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from equipoise.errors import EquipoiseError, RecipeError
+from equipoise.models._mtl_lora import Shape, attach
 
 if TYPE_CHECKING:
     from equipoise.recipe import AdapterSettings
 
-__all__ = ["add_lora", "modules_to_save", "quantization_config", "quiet_peft", "target_pattern"]
+__all__ = ["add_lora", "add_mtl_lora", "modules_to_save", "quantization_config", "quiet_peft", "target_pattern"]
 
 
 def add_lora(model: Any, settings: AdapterSettings, missing: Iterable[str]) -> Any:
@@ -50,6 +51,37 @@ def add_lora(model: Any, settings: AdapterSettings, missing: Iterable[str]) -> A
     return wrapped
 
 
+def add_mtl_lora(
+    model: Any, settings: AdapterSettings, missing: Iterable[str], outputs: Iterable[tuple[int, int]]
+) -> None:
+    """Puts task-specific adapters beside the linear layers of a multi-task model, and trains them and the heads alone.
+
+    Args:
+        model: a model of `model_class`.
+        settings: the recipe's `model.adapter`.
+        missing: names of weights that the backbone's checkpoint does not hold. They are new, so they must be saved.
+        outputs: each task's columns of the logits, as (start, stop).
+
+    Raises:
+        RecipeError: there is nothing to adapt.
+    """
+    save = modules_to_save(model, missing)
+    names = target_names(model, settings.targets, exclude=save)
+    if not names:
+        raise RecipeError(f"model.adapter: {type(model).__name__} has no linear layer to adapt. Set it to null")
+    shape = Shape(
+        modules=tuple(names),
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        up_projections=settings.up_projections,
+        temperature=settings.temperature,
+    )
+    attach(model, shape, tuple(outputs))
+    for name in save:
+        model.get_submodule(name).float().requires_grad_(True)
+
+
 @contextlib.contextmanager
 def quiet_peft() -> Iterator[None]:
     """peft 0.21 asks transformers for an attribute whose name is about to change; users can do nothing about it."""
@@ -73,8 +105,8 @@ def _unread(model: Any) -> tuple[str, ...]:
     return () if model.pooling == "native" else (f"{model.base_model_prefix}.pooler.",)
 
 
-def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str] = ()) -> str:
-    """A regular expression over full module names: linear layers of the backbone alone.
+def target_names(model: Any, targets: list[str] | None, exclude: Iterable[str] = ()) -> list[str]:
+    """Full names of the backbone's linear layers that are to be adapted.
 
     Raises:
         RecipeError: a name in `targets` is no linear layer of the backbone.
@@ -92,7 +124,16 @@ def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str]
         raise RecipeError(
             f"model.adapter.targets: no linear layer '{unknown[0]}' in the backbone. Available: {', '.join(sorted(names))}"
         )
-    chosen = [name for name in linear if targets is None or name.rpartition(".")[2] in targets]
+    return [name for name in linear if targets is None or name.rpartition(".")[2] in targets]
+
+
+def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str] = ()) -> str:
+    """A regular expression over full module names: linear layers of the backbone alone.
+
+    Raises:
+        RecipeError: a name in `targets` is no linear layer of the backbone.
+    """
+    chosen = target_names(model, targets, exclude)
     # The names of one layer say where every layer's are; numbers stand for any layer, which keeps the pattern short.
     patterns = sorted({re.sub(r"\\?\.\d+\\?\.", r"\\.\\d+\\.", re.escape(name)) for name in chosen})
     return "|".join(patterns)

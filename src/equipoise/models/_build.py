@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from equipoise.errors import RecipeError, RunError
-from equipoise.models._adapter import add_lora, quantization_config, quiet_peft
+from equipoise.models._adapter import add_lora, add_mtl_lora, quantization_config, quiet_peft
 from equipoise.models._backbone import Backbone, first_line, load_backbone, load_tokenizer, quiet_loading
+from equipoise.models._mtl_lora import fold
+from equipoise.models._mtl_lora_files import MTL_LORA_CONFIG, load_mtl_lora, mtl_lora_of, save_mtl_lora
 from equipoise.models._multitask import (
     freeze_unread,
     model_class,
@@ -23,6 +25,9 @@ from equipoise.models._multitask import (
     set_head_dropout,
     slices,
 )
+from equipoise.models._private import Private, join, split
+from equipoise.models._private_files import VARIANT, deny_stock, private_of
+from equipoise.models._private_plan import plan_private
 from equipoise.models._sidecar import Sidecar
 from equipoise.tasks import Task
 
@@ -54,7 +59,7 @@ def build(
         dtype: of the weights. Full fine-tuning wants float32 weights whatever precision the arithmetic has.
 
     Returns:
-        A `PreTrainedModel`, or a `PeftModel` around one.
+        A `PreTrainedModel`, or, with `lora`, a `PeftModel` around one.
     """
     limit = backbone.max_length
     if limit is not None and settings.max_length > limit:
@@ -88,9 +93,16 @@ def build(
             "safetensors"
         ) from error
     freeze_unread(model)
+    if settings.private_layers and len(tasks) > 1:  # one task alone has every layer for itself
+        model.private_plan = plan_private(model, settings.private_layers, tasks)
+        if settings.private_when == "always":
+            split(model, model.private_plan)
     if settings.adapter is not None:
         missing = {str(name) for name in info["missing_keys"]}
-        model = add_lora(model, settings.adapter, missing)
+        if settings.adapter.type == "mtl_lora":
+            add_mtl_lora(model, settings.adapter, missing, _spans(tasks))
+        else:
+            model = add_lora(model, settings.adapter, missing)
     if settings.gradient_checkpointing:
         _checkpoint_activations(model)
         if settings.adapter is not None:
@@ -98,8 +110,15 @@ def build(
     return model
 
 
+def _spans(tasks: Mapping[str, Task]) -> tuple[tuple[int, int], ...]:
+    return tuple((where.start, where.stop) for where in slices(tasks).values())
+
+
 def _checkpoint_activations(model: Any) -> None:
-    options = {"use_reentrant": False}
+    options: dict[str, Any] = {"use_reentrant": False}
+    own = mtl_lora_of(model)
+    if own is not None:
+        options["context_fn"] = own.turn.contexts
     if hasattr(model, "activation_checkpointing_enable"):  # the name from transformers 5.23 on
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     else:
@@ -126,7 +145,7 @@ def save_tokenizer(tokenizer: Any, folder: Path, max_length: int) -> None:
 def save_model(
     model: Any, tokenizer: Any, sidecar: Sidecar, folder: Path, *, state_dict: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Writes a model folder: safetensors, config, tokenizer, sidecar. A peft model is saved as its adapter.
+    """Writes a model folder: safetensors, config, tokenizer, sidecar. Of a model with an adapter, the adapter is saved.
 
     Args:
         model: of `build`.
@@ -136,10 +155,21 @@ def save_model(
         state_dict: the gathered weights of a sharded model; None takes the model's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with quiet_loading():
-        model.save_pretrained(folder, **({} if state_dict is None else {"state_dict": state_dict}))
+    extra: dict[str, Any] = {} if state_dict is None else {"state_dict": state_dict}
+    private = private_of(model)
+    if private is not None:
+        sidecar = replace(sidecar, private_layers=private.layers, private_modules=private.modules)
+        if not hasattr(model, "peft_config"):
+            extra["variant"] = VARIANT
+    if mtl_lora_of(model) is not None:
+        save_mtl_lora(model, folder, state_dict)
+    else:
+        with quiet_loading():
+            model.save_pretrained(folder, **extra)
     if (folder / ADAPTER_CONFIG).exists():
         (folder / "README.md").unlink(missing_ok=True)  # peft's card is an empty form
+    elif private is not None:
+        deny_stock(folder)
     save_tokenizer(tokenizer, folder, sidecar.max_length)
     sidecar.write(folder)
 
@@ -166,7 +196,8 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
         RunError: the folder is not such a model, or is damaged.
     """
     sidecar = Sidecar.read(folder)
-    adapter = (folder / ADAPTER_CONFIG).exists()
+    own = (folder / MTL_LORA_CONFIG).exists()
+    adapter = own or (folder / ADAPTER_CONFIG).exists()
     try:
         found = load_backbone(
             str(folder.resolve()) if not adapter else sidecar.backbone, None if not adapter else sidecar.revision
@@ -175,6 +206,8 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
         raise RunError(f"{folder}: {error}") from error
     config = _configure(copy.deepcopy(found.config), sidecar.tasks) if adapter else found.config
     cls = model_class(type(config), sidecar.pooling)
+    private = sidecar.private
+    parted = {} if private is None or adapter else {"private": private, "variant": VARIANT}
     try:
         with quiet_loading():
             model, info = cls.from_pretrained(
@@ -185,15 +218,16 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
                 ignore_mismatched_sizes=adapter,  # the backbone's own head; ours comes with the adapter
                 output_loading_info=True,
                 use_safetensors=True,
+                **parted,
             )
     except LOADING_ERRORS as error:
         raise RunError(f"{folder}: the weights cannot be loaded: {first_line(error)}") from error
     if adapter:
-        from peft import PeftModel
-
         try:
-            with quiet_peft():
-                model = PeftModel.from_pretrained(model, str(folder))
+            if own:
+                load_mtl_lora(model, folder, _spans(sidecar.tasks))
+            else:
+                model = _load_lora(model, folder, private)
             tokenizer = load_tokenizer(str(folder), config)
         except LOADING_ERRORS as error:
             raise RunError(f"{folder}: the adapter cannot be loaded: {first_line(error)}") from error
@@ -206,11 +240,22 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
     return LoadedModel(model=model, tokenizer=tokenizer, sidecar=sidecar)
 
 
-def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
-    """Writes one task as a stock checkpoint of its own: its rows of the output layer and nothing else.
+def _load_lora(model: Any, folder: Path, private: Private | None) -> Any:
+    from peft import PeftModel
 
-    Its weights are the whole model's to the bit. Its logits are the task's columns of the whole model's up to the last
-    digit, since a matrix product of another width may add up in another order.
+    if private is not None:
+        model.private_plan = private
+        split(model, private)
+    with quiet_peft():
+        return PeftModel.from_pretrained(model, str(folder))
+
+
+def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
+    """Writes one task as a stock checkpoint of its own: its rows of the output layer, and what it has for itself in place.
+
+    That are its private layers, or an adapter's update, which is added to the weights. Whatever else it holds is the
+    whole model's to the bit. Its logits are the task's columns of the whole model's up to the last digit, since a matrix
+    product of another width may add up in another order.
 
     Raises:
         RunError: no such task, an adapter that is not merged, or a pooling that no stock head has.
@@ -223,6 +268,9 @@ def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
     if hasattr(loaded.model, "peft_config"):
         raise RunError("the adapter is not merged; save the run with model.adapter.merge: true")
     model = copy.deepcopy(loaded.model)
+    index = list(sidecar.tasks).index(task)
+    join(model, index)
+    fold(model, index)
     rows = slices(sidecar.tasks)[task]
     layer = output_layer(model)
     size = sidecar.tasks[task].size

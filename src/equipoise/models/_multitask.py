@@ -8,9 +8,9 @@ with `AutoModelForSequenceClassification` and gives the same logits to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from transformers.utils import ModelOutput
 
 from equipoise.errors import RecipeError
+from equipoise.models._mtl_lora import MTLLoRA
 from equipoise.models._pooling import POOLINGS
+from equipoise.models._private import Private, gather, repeat_rows, split
 from equipoise.tasks import Task
 
 __all__ = ["MultiTask", "MultiTaskOutput", "model_class", "output_layer", "pack_labels", "representation", "slices"]
@@ -32,8 +34,11 @@ class MultiTaskOutput(ModelOutput):
 
     Attributes:
         logits: `[n, outputs]`, every task's rows side by side; `slices` says which are whose.
-        shared: what the heads read: `[n, hidden]`, or `[n, length, hidden]` for decoders, whose stock head reads every
-            position before it picks the last one.
+        shared: the last thing that the tasks share. Without private layers it is what the heads read: `[n, hidden]`, or
+            `[n, length, hidden]` for decoders, whose stock head reads every position before it picks the last one.
+            With private layers it is what the last shared block gives: `[n, length, hidden]`. Where every task has a pass
+            of its own (MTL-LoRA) they share no hidden state; then it is zeros that are added to what the heads read in
+            each pass, so that a task's gradient there is the one at its own representation. None without gradients.
     """
 
     logits: Tensor | None = None
@@ -48,33 +53,70 @@ class _Tap:
     """
 
     value: Tensor | None = None
+    passes = False  # several, one a task
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self.value = args[0]
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not self.passes:
+            self.value = args[0]
+            return None
+        if not torch.is_grad_enabled():
+            return None
+        if self.value is None:
+            self.value = torch.zeros_like(args[0]).requires_grad_()
+        return (args[0] + self.value,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Tap:
         return self
 
 
 class MultiTask:
-    """Mixed into a stock `...ForSequenceClassification` class by `model_class`."""
+    """Mixed into a stock `...ForSequenceClassification` class by `model_class`.
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+    Attributes:
+        private: the modules that exist once a task, or None where all are shared.
+        private_plan: those that will, where the tasks part in training; the same as `private` where they have parted.
+        mtl_lora: task-specific adapters, or None.
+    """
+
+    mtl_lora: MTLLoRA | None = None
+    private: Private | None = None
+    private_plan: Private | None = None
+    private_hook: Any = None
+
+    def __init__(self, config: Any, *args: Any, private: Private | None = None, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         self._tap = _Tap()
         output_layer(self).register_forward_pre_hook(self._tap)
+        if private is not None:
+            split(self, private)
+            self.private_plan = private
 
     def forward(self, *args: Any, **kwargs: Any) -> MultiTaskOutput:
         """Runs the stock forward pass. Losses are computed outside, so `labels` are not taken."""
         kwargs.pop("return_dict", None)
-        outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
-        return MultiTaskOutput(logits=outputs.logits, shared=self._tap.value)
+        if self.mtl_lora is not None:
+            return _pass_by_pass(self, self.mtl_lora, partial(super().forward, *args, **kwargs))  # type: ignore[misc]
+        if self.private is None:
+            outputs = super().forward(*args, **kwargs)  # type: ignore[misc]
+            return MultiTaskOutput(logits=outputs.logits, shared=self._tap.value)
+        count = len(self.private.outputs)
+        outputs = super().forward(  # type: ignore[misc]
+            *(repeat_rows(value, count) for value in args),
+            **{key: repeat_rows(value, count) for key, value in kwargs.items()},
+        )
+        logits = gather(outputs.logits, self.private.outputs)
+        return MultiTaskOutput(logits=logits, shared=_trunk(self, self.private))
 
 
 class _Pooled:
     """Mixed into a family's `...PreTrainedModel` by `model_class`: the bare backbone, our pooling, one linear layer."""
 
-    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+    mtl_lora: MTLLoRA | None = None
+    private: Private | None = None
+    private_plan: Private | None = None
+    private_hook: Any = None
+
+    def __init__(self, config: Any, *args: Any, private: Private | None = None, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)  # type: ignore[call-arg]
         base_class = MODEL_MAPPING[type(config)]
         setattr(self, base_class.base_model_prefix, base_class(config))
@@ -83,15 +125,51 @@ class _Pooled:
         self.heads = nn.Linear(config.hidden_size, config.num_labels)
         self.heads.register_forward_pre_hook(self._tap)
         self.post_init()  # type: ignore[attr-defined]
+        if private is not None:
+            split(self, private)
+            self.private_plan = private
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> MultiTaskOutput:
         """Backbone, pooling, heads."""
-        backbone = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         kwargs.pop("return_dict", None)
+        run = partial(self._run, input_ids, attention_mask, **kwargs)
+        return run() if self.mtl_lora is None else _pass_by_pass(self, self.mtl_lora, run)
+
+    def _run(self, input_ids: Tensor, attention_mask: Tensor, **kwargs: Any) -> MultiTaskOutput:
+        backbone = getattr(self, self.base_model_prefix)  # type: ignore[attr-defined]
         hidden = backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
+        if self.private is not None:
+            attention_mask = repeat_rows(attention_mask, len(self.private.outputs))
         pooled = POOLINGS[self.pooling](hidden, attention_mask)  # type: ignore[attr-defined]
         shared = self.dropout(pooled)
-        return MultiTaskOutput(logits=self.heads(shared), shared=shared)
+        logits = self.heads(shared)
+        if self.private is None:
+            return MultiTaskOutput(logits=logits, shared=shared)
+        return MultiTaskOutput(logits=gather(logits, self.private.outputs), shared=_trunk(self, self.private))
+
+
+def _pass_by_pass(model: Any, adapter: MTLLoRA, run: Callable[[], Any]) -> MultiTaskOutput:
+    """Every task's columns of the logits, each from a pass of its own.
+
+    A task without a label in the batch passes zeros back to what is its own, not nothing: no process waits for a gradient.
+    """
+    tap = model._tap
+    tap.value, tap.passes = None, len(adapter.outputs) > 1
+    parts = []
+    try:
+        for task, (start, stop) in enumerate(adapter.outputs):
+            with adapter.turn.of(task):
+                parts.append(run().logits[:, start:stop])
+    finally:
+        tap.passes = False
+    return MultiTaskOutput(logits=torch.cat(parts, dim=1), shared=tap.value)
+
+
+def _trunk(model: Any, private: Private) -> Tensor:
+    """What the tasks share of the pass that just ended; `representation` hands it out in place of the heads' input."""
+    value: Tensor = model.get_submodule(private.modules[0]).take_fanned()
+    model._tap.value = value
+    return value
 
 
 def model_class(config_class: Any, pooling: str) -> type[PreTrainedModel]:
@@ -154,7 +232,10 @@ def freeze_unread(model: Any) -> None:
 
 
 def representation(model: Any) -> Tensor:
-    """The very tensor that the heads read in the latest forward pass, and from here on forgotten.
+    """The very tensor that is the last one shared in the latest forward pass, and from here on forgotten.
+
+    It is what the heads read or, with private layers, what the last shared block gave: a gradient there walks back
+    through the task's own blocks. With task-specific adapters it is what is added to all that the heads read.
 
     `MultiTaskOutput.shared` is a copy of it where a wrapper converts outputs to float32 (as Accelerate does under
     autocast), and no loss depends on a copy.

@@ -15,6 +15,7 @@ from typing import Any
 from equipoise.errors import EquipoiseError, RunError
 from equipoise.models._multitask import slices
 from equipoise.models._pooling import POOLINGS
+from equipoise.models._private import Private
 from equipoise.tasks import Task, from_dict
 
 __all__ = ["SIDECAR", "Sidecar"]
@@ -34,6 +35,8 @@ class Sidecar:
         text: the text column, or the two of a pair.
         backbone: the backbone as the recipe named it; an unmerged adapter needs it again.
         revision: of a hub id.
+        private_layers: blocks that every task has for itself, counted from the last.
+        private_modules: the names of all modules that exist once a task.
     """
 
     tasks: Mapping[str, Task]
@@ -42,6 +45,16 @@ class Sidecar:
     text: tuple[str, ...]
     backbone: str
     revision: str | None = None
+    private_layers: int = 0
+    private_modules: tuple[str, ...] = ()
+
+    @property
+    def private(self) -> Private | None:
+        """What exists once a task, or None where everything is shared."""
+        if not self.private_layers:
+            return None
+        spans = tuple((where.start, where.stop) for where in slices(self.tasks).values())
+        return Private(self.private_layers, self.private_modules, spans)
 
     def write(self, folder: Path) -> None:
         """Writes `multitask.json`."""
@@ -53,6 +66,8 @@ class Sidecar:
             "pooling": self.pooling,
             "max_length": self.max_length,
             "text": list(self.text),
+            "private_layers": self.private_layers,
+            "private_modules": list(self.private_modules),
             "tasks": [
                 {"outputs": [where[name].start, where[name].stop], **task.to_dict()}
                 for name, task in self.tasks.items()
@@ -91,6 +106,8 @@ class Sidecar:
                 text=tuple(data["text"]),
                 backbone=data["backbone"],
                 revision=data["revision"],
+                private_layers=data.get("private_layers", 0),
+                private_modules=tuple(data.get("private_modules", ())),
             )
         except EquipoiseError as error:
             raise RunError(f"{path}: {error}") from None
@@ -111,5 +128,10 @@ def _check(data: Mapping[str, Any]) -> None:
         raise ValueError(f"pooling is {data['pooling']!r}")
     if not isinstance(data["backbone"], str) or not isinstance(data["revision"], str | None):
         raise ValueError(f"backbone is {data['backbone']!r}, revision {data['revision']!r}")
+    layers, modules = data.get("private_layers", 0), data.get("private_modules", [])  # early folders have neither
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 0:
+        raise ValueError(f"private_layers is {layers!r}")
+    if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules) or len(modules) < layers:
+        raise ValueError(f"private_modules is {modules!r}")
     if not data["tasks"] or len({item["name"] for item in data["tasks"]}) < len(data["tasks"]):
         raise ValueError("it names no task, or one twice")

@@ -116,6 +116,18 @@ class Task(ABC):
             `[n]`, not reduced.
         """
 
+    def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
+        """How far two answers to the same texts lie apart, for `training.consistency`. A kind may do without.
+
+        Args:
+            outputs_a: `[n, size]`.
+            outputs_b: the same rows under another dropout.
+
+        Returns:
+            `[n]`, 0 where both are the same, with a gradient in both.
+        """
+        raise RecipeError(f"training.consistency: {self.kind} (tasks.{self.name}) has no divergence. Set it to null")
+
     def numbers(self, labels: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Labels as numbers in the user's units, for a task derived from this one. Only scores have them.
 

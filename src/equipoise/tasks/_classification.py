@@ -14,6 +14,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from equipoise.errors import DataError, RecipeError
 from equipoise.tasks import _base, _linear, _probabilities, _scores
 from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._divergences import symmetric_kl
 from equipoise.tasks._labels import (
     Names,
     Weights,
@@ -209,6 +210,10 @@ class Classification(Task):
         if self.weights is None:
             return losses
         return losses * torch.tensor(self.weights, device=losses.device)[true]
+
+    def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
+        """`[n, classes]` twice -> `[n]`, (KL(p||q) + KL(q||p)) / 2."""
+        return symmetric_kl(outputs_a.float().log_softmax(dim=1), outputs_b.float().log_softmax(dim=1))
 
     def balance_targets(self, targets: Tensor) -> Tensor:
         """Class indices `[n]`."""

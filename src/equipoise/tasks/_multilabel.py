@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from equipoise.errors import DataError
 from equipoise.tasks import _linear, _probabilities, _scores
 from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._divergences import symmetric_bernoulli_kl
 from equipoise.tasks._labels import Names, distinct, encode_distinct, in_order, listed, quoted
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ class Multilabel(Task):
 
         losses = functional.binary_cross_entropy_with_logits(outputs.float(), targets.float(), reduction="none")
         return losses.mean(dim=1)
+
+    def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
+        """`[n, classes]` twice -> `[n]`, the mean over the classes of (KL(p||q) + KL(q||p)) / 2 of there or not."""
+        return symmetric_bernoulli_kl(outputs_a.float(), outputs_b.float()).mean(dim=1)
 
     def balance_targets(self, targets: Tensor) -> Tensor:
         """1 where a class is present, else 0: whole numbers `[n, classes]`."""

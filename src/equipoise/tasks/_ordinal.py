@@ -14,6 +14,7 @@ from pydantic import Field
 from equipoise.errors import DataError
 from equipoise.tasks import _linear, _probabilities, _scores
 from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._divergences import ordinal_log_probabilities, symmetric_kl
 from equipoise.tasks._labels import Names, are_integers, distinct, encode_distinct, in_order, listed, names_of, quoted
 
 if TYPE_CHECKING:
@@ -132,6 +133,10 @@ class Ordinal(Task):
         terms = functional.binary_cross_entropy_with_logits(outputs.float(), above, reduction="none")
         # `where`, not a product: an output that takes no part may be anything, and 0 times infinity is no number.
         return torch.where(ranks >= steps, terms, 0.0).sum(dim=1) / self.size
+
+    def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
+        """`[n, classes - 1]` twice -> `[n]`, (KL(p||q) + KL(q||p)) / 2 of the classes' probabilities."""
+        return symmetric_kl(ordinal_log_probabilities(outputs_a.float()), ordinal_log_probabilities(outputs_b.float()))
 
     def balance_targets(self, targets: Tensor) -> Tensor:
         """Ranks `[n]`."""

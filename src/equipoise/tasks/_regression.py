@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from equipoise.errors import DataError
 from equipoise.tasks import _linear, _scores
 from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._density import BINS, SIGMA, DensityWeights, Rule
 from equipoise.tasks._labels import read_numbers, shown
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ class RegressionSettings(TaskSettings):
         allow_inf_nan=False,
         description=f"where the Huber loss turns from square to linear, in scaled units; null is {HUBER_DELTA}",
     )
+    label_weights: Rule | None = Field(
+        default=None,
+        description="raise rare scores in the loss by the inverse of the smoothed density of the training scores, or of "
+        "its square root; null = all examples count alike",
+    )
+    label_bins: int | None = Field(
+        default=None,
+        ge=2,
+        description=f"bins of that density over the range, or from the least to the greatest training score; null is {BINS}",
+    )
+    label_kernel: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        description=f"standard deviation of the smoothing, in bins; 0 is no smoothing, null is {SIGMA:g}",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> RegressionSettings:
@@ -51,6 +68,9 @@ class RegressionSettings(TaskSettings):
             raise ValueError("scaling: range needs a range, for example range: [-1, 1]")
         if self.huber_delta is not None and self.loss != "huber":
             raise ValueError(f"huber_delta has no effect with loss: {self.loss}. Set loss: huber, or leave it out")
+        for key in ("label_bins", "label_kernel"):
+            if getattr(self, key) is not None and self.label_weights is None:
+                raise ValueError(f"{key} has no effect without label_weights. Set label_weights, or leave it out")
         return self
 
 
@@ -61,8 +81,8 @@ class Regression(Task):
 
         mse: (o - z)^2    mae: |o - z|    huber: (o - z)^2 / 2 up to delta, then delta (|o - z| - delta / 2)
 
-    with o the model's output. Predictions are `o * scale + offset`, clipped to the range where one is given; metrics
-    judge these, in the user's units.
+    with o the model's output; `label_weights` multiplies it by the weight of z (see `DensityWeights`). Predictions are
+    `o * scale + offset`, clipped to the range where one is given; metrics judge these, unweighted, in the user's units.
 
     Example:
         >>> import pyarrow as pa
@@ -90,6 +110,7 @@ class Regression(Task):
     scale: float
     loss_name: Literal["mse", "mae", "huber"]
     huber_delta: float
+    label_weights: DensityWeights | None = None
 
     @classmethod
     def fit(
@@ -116,7 +137,22 @@ class Regression(Task):
                     f"{name}: every {column} of the training split is {shown(values[0])}; there is nothing to learn"
                 )
         delta = HUBER_DELTA if settings.huber_delta is None else settings.huber_delta
-        return cls(name, column, settings.range, offset, scale, settings.loss, delta)
+        task = cls(name, column, settings.range, offset, scale, settings.loss, delta)
+        if settings.label_weights is None:
+            return task
+        # Of the targets as training sees them, rounded to 32 bits, so that no score counts here and weighs elsewhere.
+        targets = task.encode(labels).targets
+        ends = settings.range or (float(values.min()), float(values.max()))
+        low, high = ((end - offset) / scale for end in ends)
+        weights = DensityWeights.fit(
+            targets[~np.isnan(targets)],
+            low=low,
+            high=high,
+            rule=settings.label_weights,
+            bins=settings.label_bins or BINS,
+            sigma=SIGMA if settings.label_kernel is None else settings.label_kernel,
+        )
+        return replace(task, label_weights=weights)
 
     @property
     def outputs(self) -> list[str]:
@@ -144,10 +180,16 @@ class Regression(Task):
 
         scaled, targets = outputs.float()[:, 0], targets.float()
         if self.loss_name == "mse":
-            return functional.mse_loss(scaled, targets, reduction="none")
-        if self.loss_name == "mae":
-            return functional.l1_loss(scaled, targets, reduction="none")
-        return functional.huber_loss(scaled, targets, reduction="none", delta=self.huber_delta)
+            losses = functional.mse_loss(scaled, targets, reduction="none")
+        elif self.loss_name == "mae":
+            losses = functional.l1_loss(scaled, targets, reduction="none")
+        else:
+            losses = functional.huber_loss(scaled, targets, reduction="none", delta=self.huber_delta)
+        return losses if self.label_weights is None else losses * self.label_weights.of(targets)
+
+    def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
+        """`[n, 1]` twice -> `[n]`, the squared difference in scaled units."""
+        return (outputs_a.float()[:, 0] - outputs_b.float()[:, 0]).square()
 
     def predict(self, outputs: Outputs) -> dict[str, NDArray[Any]]:
         """`<task>`: the score in the user's units."""
@@ -181,7 +223,7 @@ class Regression(Task):
         return _scores.describe(self.decode(targets[~np.isnan(targets)]))
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Task.to_dict`."""
+        """See `Task.to_dict`. Without label weights it is what it was before there were any."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -191,12 +233,21 @@ class Regression(Task):
             "scale": self.scale,
             "loss": self.loss_name,
             "huber_delta": self.huber_delta,
+            **({} if self.label_weights is None else {"label_weights": self.label_weights.to_dict()}),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Regression:
         """See `Task.from_dict`."""
         range_ = None if data["range"] is None else (float(data["range"][0]), float(data["range"][1]))
+        weights = data.get("label_weights")
         return cls(
-            data["name"], data["column"], range_, data["offset"], data["scale"], data["loss"], data["huber_delta"]
+            data["name"],
+            data["column"],
+            range_,
+            data["offset"],
+            data["scale"],
+            data["loss"],
+            data["huber_delta"],
+            None if weights is None else DensityWeights.from_dict(weights),
         )

@@ -3,19 +3,25 @@
 `train` runs a recipe, `resume` continues a stopped run, `make_plan` does everything up to the first step.
 """
 
-from equipoise.training._plan import Plan, make_plan
+from equipoise.training._facts import versions
+from equipoise.training._plan import Plan, RunData, make_plan, read_data
 from equipoise.training._precision import choose_precision, pick_device
 from equipoise.training._run import resume, train
 from equipoise.training._selection import Selection
 from equipoise.training._trainer import MultiTaskTrainer
+from equipoise.training._trial import run_trial
 
 __all__ = [
     "MultiTaskTrainer",
     "Plan",
+    "RunData",
     "Selection",
     "choose_precision",
     "make_plan",
     "pick_device",
+    "read_data",
     "resume",
+    "run_trial",
     "train",
+    "versions",
 ]

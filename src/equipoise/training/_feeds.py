@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from equipoise.balance import Balancer
@@ -14,7 +14,7 @@ from equipoise.data import ShuffleSampler
 from equipoise.models import autocast_free
 from equipoise.tasks import Task
 
-__all__ = ["Feeds", "task_losses"]
+__all__ = ["Feeds", "batch_losses", "feed", "task_losses"]
 
 
 def task_losses(
@@ -23,12 +23,18 @@ def task_losses(
     logits: Tensor,  # [rows, outputs]
     targets: Mapping[str, Tensor],  # [rows] or [rows, classes]
     labelled: Mapping[str, Tensor],  # the rows that carry a label, [n_t]
+    consistency: float | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One loss for each labelled row, by task, and the labels that data weights read.
 
     A task without a label in the batch has empty tensors: other processes may have some, and then all must walk back.
+
+    With `consistency` the logits are of the batch twice, one behind the other, under different dropout. An example's loss
+    is the mean of its two, and the coefficient times their divergence beside it.
     """
-    logits = autocast_free(logits)
+    logits, again = autocast_free(logits), None
+    if consistency is not None:
+        logits, again = logits.chunk(2)
     losses, labels = {}, {}
     for name, task in tasks.items():
         rows = labelled[name]
@@ -36,9 +42,38 @@ def task_losses(
         # An empty batch's loss may not be defined, but it has nothing in it.
         chosen = logits[rows, slices[name]]
         losses[name] = task.loss(chosen, own) if len(rows) else chosen.flatten()
+        if len(rows) and again is not None and consistency is not None:
+            other = again[rows, slices[name]]
+            losses[name] = (losses[name] + task.loss(other, own)) / 2 + consistency * task.divergence(chosen, other)
         if len(rows):
             labels[name] = task.balance_targets(own)
     return losses, labels
+
+
+def batch_losses(
+    trainer: Any, model: nn.Module, inputs: Mapping[str, Any]
+) -> tuple[Any, dict[str, Tensor], dict[str, Tensor]]:
+    """Runs the model on a batch of the collator: its outputs, and what `task_losses` makes of them.
+
+    While it trains with `consistency`, each row goes through it twice, in one pass.
+
+    References:
+        R-Drop: Regularized Dropout for Neural Networks (Liang et al., 2021)
+        https://arxiv.org/abs/2106.14448
+
+    Note:
+        The paper adds the two losses up and we take their mean, so that the learning rate keeps its meaning: our
+        coefficient is half of its alpha.
+    """
+    rows = {name: value for name, value in inputs.items() if name not in ("targets", "labelled")}
+    consistency = trainer.consistency if model.training else None
+    if consistency is not None:
+        rows = {name: torch.cat([value, value]) for name, value in rows.items()}
+    outputs = model(**rows)
+    losses, labels = task_losses(
+        trainer.tasks, trainer.task_slices, outputs.logits, inputs["targets"], inputs["labelled"], consistency
+    )
+    return outputs, losses, labels
 
 
 class Feeds(TrainerCallback):
@@ -48,11 +83,15 @@ class Feeds(TrainerCallback):
         balancer: `requires` says what it asks for.
         trainer: computes the losses; it calls `before` at the start of a step and `keep` with every batch.
         held_out: rows that no step trains on, or None where the balancer asks for none.
+
+    Attributes:
+        rows_forwarded: rows that went through the model for it beside the training's, since this process started.
     """
 
     def __init__(self, balancer: Balancer, trainer: Any, held_out: Any | None) -> None:
         self.balancer, self.trainer, self.held_out = balancer, trainer, held_out
         self._order = ShuffleSampler(len(held_out), trainer.args.seed).order() if held_out is not None else None
+        self.rows_forwarded = 0
         self._observed = -1
         self._kept: tuple[dict[str, Any], list[Tensor]] | None = None
 
@@ -99,10 +138,9 @@ class Feeds(TrainerCallback):
     @torch.no_grad()
     def _losses(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         trainer = self.trainer
-        targets, labelled = inputs.pop("targets"), inputs.pop("labelled")
+        self.rows_forwarded += len(inputs["input_ids"])
         with trainer.compute_loss_context_manager():
-            logits = trainer.model_wrapped(**inputs).logits
-            return task_losses(trainer.tasks, trainer.task_slices, logits, targets, labelled)[0]
+            return batch_losses(trainer, trainer.model_wrapped, inputs)[1]
 
 
 def _random_states(device: torch.device) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,47 +13,59 @@ from equipoise.data import Collator
 from equipoise.evaluation import baselines
 from equipoise.models import LoadedModel, forward_all, slices
 from equipoise.runs import Run, atomic_path
+from equipoise.tasks import Task
 from equipoise.training._plan import Plan
 
-__all__ = ["evaluate_splits"]
+__all__ = ["evaluate_splits", "fit_baselines", "judge"]
 
 
 def evaluate_splits(loaded: LoadedModel, plan: Plan, run: Run) -> dict[str, Any]:
     """Metrics and baselines of every split but train, from the model as it was saved; predictions go to the folder."""
-    tasks, columns = loaded.sidecar.tasks, slices(loaded.sidecar.tasks)
-    judged = [name for name in plan.tokens if name != "train"] or ["train"]
-    collate = Collator(loaded.tokenizer, tasks)
-    metrics: dict[str, Any] = {}
-    for name in judged:
-        split, tokens = plan.prepared.splits[name], plan.tokens[name]
-        outputs = forward_all(loaded.model, tokens, tokens.lengths, collate)
-        metrics[name] = {
-            task: tasks[task].metrics(outputs[:, columns[task]], target) for task, target in split.targets.items()
-        }
+    found = judge(loaded.model, loaded.tokenizer, loaded.sidecar.tasks, plan, run)
+    return {"splits": found, "baselines": fit_baselines(plan)}
+
+
+def judged_splits(plan: Plan) -> list[str]:
+    """The splits that nothing trains on, or train where there is no other."""
+    return [name for name in plan.tokens if name != "train"] or ["train"]
+
+
+def judge(model: Any, tokenizer: Any, tasks: Mapping[str, Task], plan: Plan, run: Run) -> dict[str, dict[str, Any]]:
+    """Split -> task -> metrics of a model; every row's prediction goes to `predictions/`."""
+    columns, collate = slices(tasks), Collator(tokenizer, tasks)
+    metrics: dict[str, dict[str, Any]] = {}
+    for name in judged_splits(plan):
+        tokens = plan.tokens[name]
+        split = tokens.split
+        outputs = forward_all(model, tokens, tokens.lengths, collate)
+        targets = {task: split.targets[task] for task in tasks if task in split.targets}
+        metrics[name] = {task: tasks[task].metrics(outputs[:, columns[task]], own) for task, own in targets.items()}
         found: dict[str, Any] = {
             "row": split.row_ids,
             "file": [split.files[i] for i in split.file_ids],
             "line": split.lines,
         }
-        for task, target in split.targets.items():
-            found[f"{task}/true"] = pa.array(tasks[task].decode(target).tolist())
+        for task, own in targets.items():
+            found[f"{task}/true"] = pa.array(tasks[task].decode(own).tolist())
             found |= tasks[task].predict(outputs[:, columns[task]])
         with atomic_path(run.predictions_file(name)) as path:
             pq.write_table(pa.table(found), path)
-    splits = plan.prepared.splits
-    seed = plan.recipe.training.seed
+    return metrics
+
+
+def fit_baselines(plan: Plan) -> dict[str, Any]:
+    """Split -> task -> metrics of both baselines, fitted to the training split."""
+    splits, seed, tasks = plan.prepared.splits, plan.recipe.training.seed, plan.prepared.tasks
+    judged = judged_splits(plan)
     rows = _sample(len(splits["train"]), seed)
-    return {
-        "splits": metrics,
-        "baselines": baselines(
-            tasks,
-            _joined(splits["train"], rows),
-            {task: target[rows] for task, target in splits["train"].targets.items()},
-            {name: _joined(splits[name]) for name in judged},
-            {name: splits[name].targets for name in judged},
-            seed=seed,
-        ),
-    }
+    return baselines(
+        tasks,
+        _joined(splits["train"], rows),
+        {task: splits["train"].targets[task][rows] for task in tasks},
+        {name: _joined(splits[name]) for name in judged},
+        {name: splits[name].targets for name in judged},
+        seed=seed,
+    )
 
 
 BASELINE_ROWS = 200_000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,34 @@ from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
 from equipoise.training._precision import choose_precision, pick_device
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "RunData", "make_plan", "read_data"]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What every training on the same rows starts from: read, checked and tokenised once.
+
+    Attributes:
+        backbone: the backbone that was found; its tokenizer made the tokens.
+        prepared: checked splits and fitted tasks.
+        tokens: split -> tokenised rows; of some tasks only, the rows that carry one of their labels.
+        rejected_file: the rows that cannot be used.
+    """
+
+    backbone: Backbone
+    prepared: Prepared
+    tokens: dict[str, TokenSplit | TokenSubset]
+    rejected_file: Path
+
+    def only(self, tasks: Sequence[str]) -> RunData:
+        """The same data for some of the tasks: their labels, and the rows that carry one of them."""
+        kept = {name: task for name, task in self.prepared.tasks.items() if name in tasks}
+        tokens: dict[str, TokenSplit | TokenSubset] = {}
+        for name, split in self.tokens.items():
+            labels = [split.split.targets[task] for task in kept]
+            carries = np.any([~np.isnan(label.reshape(len(label), -1)[:, 0]) for label in labels], axis=0)
+            tokens[name] = TokenSubset(split, np.flatnonzero(carries))
+        return replace(self, prepared=replace(self.prepared, tasks=kept), tokens=tokens)
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,7 @@ class Plan:
     recipe: Recipe
     backbone: Backbone
     prepared: Prepared
-    tokens: dict[str, TokenSplit]
+    tokens: dict[str, TokenSplit | TokenSubset]
     model: Any
     precision: tuple[str, str]
     steps: int
@@ -88,23 +116,13 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, folder: Path) -> Plan:
-    """Prepares data, tokens and model.
+def read_data(recipe: Recipe, folder: Path) -> RunData:
+    """Reads, checks and tokenises a recipe's data.
 
     Args:
-        recipe: a checked recipe.
+        recipe: a checked recipe; `training.seed` draws the splits that are shares.
         folder: for Arrow files and `rejected.jsonl`; it must exist.
     """
-    device = pick_device()
-    precision = choose_precision(recipe.training.precision, device)
-    if recipe.model.adapter is not None and recipe.model.adapter.quantization and device.type != "cuda":
-        raise RecipeError("model.adapter.quantization: 4bit needs a GPU, and this machine has none. Set it to null")
-    known = [field.name for field in fields(TrainingArguments)]
-    for name in recipe.training.arguments:
-        if name not in known:
-            raise RecipeError(
-                f"training.arguments.{name}: transformers.TrainingArguments has no such field.{did_you_mean(name, known)}"
-            )
     backbone = load_backbone(recipe.model.backbone, recipe.model.revision)
     prepared = prepare(
         table_specs(recipe),
@@ -117,33 +135,56 @@ def make_plan(recipe: Recipe, folder: Path) -> Plan:
         max_train_rows=recipe.data.max_train_rows,
         folder=folder,
     )
-    if recipe.training.early_stopping and "validation" not in prepared.splits:
+    tokens: dict[str, TokenSplit | TokenSubset] = {
+        name: tokenise(split, backbone.tokenizer, max_length=recipe.model.max_length, folder=folder, name=name)
+        for name, split in prepared.splits.items()
+    }
+    return RunData(backbone, prepared, tokens, folder / "rejected.jsonl")
+
+
+def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan:
+    """Prepares data, tokens and model.
+
+    Args:
+        recipe: a checked recipe.
+        folder: for Arrow files and `rejected.jsonl`; it must exist.
+        data: what `read_data` gave for a recipe with the same data, tasks and backbone; None reads it.
+    """
+    device = pick_device()
+    precision = choose_precision(recipe.training.precision, device)
+    if recipe.model.adapter is not None and recipe.model.adapter.quantization and device.type != "cuda":
+        raise RecipeError("model.adapter.quantization: 4bit needs a GPU, and this machine has none. Set it to null")
+    known = [field.name for field in fields(TrainingArguments)]
+    for name in recipe.training.arguments:
+        if name not in known:
+            raise RecipeError(
+                f"training.arguments.{name}: transformers.TrainingArguments has no such field.{did_you_mean(name, known)}"
+            )
+    data = data or read_data(recipe, folder)
+    prepared, tokens = data.prepared, data.tokens
+    if recipe.training.early_stopping and "validation" not in tokens:
         raise RecipeError("training.early_stopping: needs a validation split, and there is none")
     set_seed(recipe.training.seed)  # the heads' first weights
     # Frozen weights lose nothing in half precision; weights that train need their last digits for small updates.
     half = recipe.model.adapter is not None and device.type == "cuda" and precision[0] == "bf16"
-    model = build(recipe.model, backbone, prepared.tasks, dtype=torch.bfloat16 if half else torch.float32)
-    tokens = {
-        name: tokenise(split, backbone.tokenizer, max_length=recipe.model.max_length, folder=folder, name=name)
-        for name, split in prepared.splits.items()
-    }
+    model = build(recipe.model, data.backbone, prepared.tasks, dtype=torch.bfloat16 if half else torch.float32)
     training_rows, held_out = _hold_out(recipe, tokens["train"], list(prepared.tasks))
     return Plan(
         recipe,
-        backbone,
+        data.backbone,
         prepared,
         tokens,
         model,
         precision,
         _steps(recipe, len(training_rows)),
-        folder / "rejected.jsonl",
+        data.rejected_file,
         training_rows,
         held_out,
     )
 
 
 def _hold_out(
-    recipe: Recipe, tokens: TokenSplit, tasks: list[str]
+    recipe: Recipe, tokens: TokenSplit | TokenSubset, tasks: list[str]
 ) -> tuple[TokenSplit | TokenSubset, TokenSubset | None]:
     """What is trained on and, where the balancer asks for validation losses, what is kept from it for them.
 

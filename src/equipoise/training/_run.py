@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import platform
-import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,6 @@ import torch
 from accelerate import PartialState
 from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from equipoise import recipe as recipes
 from equipoise.balance import create
@@ -24,6 +20,8 @@ from equipoise.errors import RecipeError, RunError
 from equipoise.models import load_model, save_model
 from equipoise.recipe import Recipe
 from equipoise.runs import Run, replace_folder, write_json, write_text
+from equipoise.training._branching import branching
+from equipoise.training._facts import quiet_transformers, training_facts, versions
 from equipoise.training._judge import evaluate_splits
 from equipoise.training._plan import Plan, make_plan
 from equipoise.training._precision import pick_device
@@ -34,17 +32,6 @@ from equipoise.training._trainer import RESUMABLE_FILES, MultiTaskTrainer
 __all__ = ["resume", "train"]
 
 METRICS_VERSION = 1
-PACKAGES = (
-    "equipoise",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "tokenizers",
-    "scikit-learn",
-    "numpy",
-)
 
 
 def train(
@@ -133,8 +120,9 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
     started = time.perf_counter()
     for line in opening_lines(plan):
         console.print(line, highlight=False)
-    with _quiet_transformers():
-        trainer = build_trainer(plan, run, [ProgressCallback(plan.prepared.tasks, console), *callbacks])
+    with quiet_transformers():
+        watching = [ProgressCallback(plan.prepared.tasks, console), *callbacks]
+        trainer = build_trainer(plan, run, watching, say=partial(console.print, highlight=False))
         seconds = _optimise(trainer, run, checkpoint, console)
         best = trainer.load_best()
         weights = trainer.gathered_weights()
@@ -161,7 +149,7 @@ def _finish(trainer: MultiTaskTrainer, plan: Plan, run: Run, seconds: float, bes
     loaded.model.to(pick_device())
     metrics = evaluate_splits(loaded, plan, run)
     about = plan.describe()
-    facts = _facts(trainer, plan, seconds, best) | {"total_seconds": round(time.perf_counter() - started, 2)}
+    facts = training_facts(trainer, plan, seconds, best) | {"total_seconds": round(time.perf_counter() - started, 2)}
     write_json(
         run.metrics_file,
         {
@@ -170,7 +158,7 @@ def _finish(trainer: MultiTaskTrainer, plan: Plan, run: Run, seconds: float, bes
             "training": facts,
             "data": about["data"],
             "tokens": about["tokens"],
-            "versions": _versions(),
+            "versions": versions(),
         },
     )
     shutil.rmtree(run.cache_folder, ignore_errors=True)
@@ -191,6 +179,10 @@ def opening_lines(plan: Plan) -> list[str]:
         f"model: {plan.recipe.model.backbone}, {about['pooling']} pooling, "
         f"{about['trainable_parameters']:,} of {about['parameters']:,} parameters train"
     )
+    if plan.model.private_plan is not None:  # also through a peft model, which hands on what it does not know
+        when = ", once their gradients disagree" if plan.recipe.model.private_when == "conflict" else ""
+        count, tasks = plan.recipe.model.private_layers, len(plan.prepared.tasks)
+        lines.append(f"private layers: the last {count} exist once for each of {tasks} tasks{when}")
     lines.append(f"precision: {about['precision']}, because {about['precision_reason']}")
     method = plan.recipe.balance.method
     lines.append(f"training: {about['steps']} steps on {about['device']}, balanced by {method}")
@@ -199,8 +191,15 @@ def opening_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def build_trainer(plan: Plan, run: Run, callbacks: Sequence[TrainerCallback]) -> MultiTaskTrainer:
-    """The Trainer of a plan, ready to train."""
+def build_trainer(
+    plan: Plan,
+    run: Run,
+    callbacks: Sequence[TrainerCallback],
+    *,
+    in_memory: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> MultiTaskTrainer:
+    """The Trainer of a plan, ready to train. `in_memory`: it writes no checkpoint. `say`: prints what happens on the way."""
     recipe = plan.recipe
     settings = recipe.training
     tasks = plan.prepared.tasks
@@ -221,9 +220,15 @@ def build_trainer(plan: Plan, run: Run, callbacks: Sequence[TrainerCallback]) ->
         selection=Selection(settings.select, tasks),
         patience=settings.early_stopping,
         head_learning_rate=settings.head_learning_rate or 10 * settings.learning_rate,
+        layer_decay=settings.layer_decay,
         group_by_length=settings.group_by_length,
-        callbacks=list(callbacks),
+        callbacks=[*branching(recipe.model, plan.model, tasks, run, say), *callbacks],
         held_out=plan.held_out,
+        averaging=settings.averaging,
+        averaging_decay=settings.averaging_decay,
+        averaging_start=settings.averaging_start,
+        consistency=settings.consistency,
+        in_memory=in_memory,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -306,48 +311,3 @@ def _save(trainer: MultiTaskTrainer, plan: Plan, run: Run, weights: dict[str, to
         model, weights = model.float().merge_and_unload(), None
     save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary, state_dict=weights)
     replace_folder(temporary, run.model_folder)
-
-
-def _facts(trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: int | None) -> dict[str, Any]:
-    about = plan.describe()
-    steps = trainer.state.global_step
-    device = pick_device()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    facts: dict[str, Any] = {
-        "method": plan.recipe.balance.method,
-        "seed": plan.recipe.training.seed,
-        "steps": steps,
-        "epochs": round(float(trainer.state.epoch or 0), 4),
-        "best_step": best,
-        "select": plan.recipe.training.select,
-        "seconds": round(seconds, 2),
-        "samples_per_second": round(trainer.rows_trained / seconds, 2),
-        "peak_memory_mb": round(peak, 1),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-    }
-    if device.type == "cuda":
-        facts["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    keys = ("precision", "precision_reason", "parameters", "trainable_parameters", "pooling")
-    return facts | {key: about[key] for key in keys}
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """We print what matters ourselves; transformers' own notes go to the log at their level."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()

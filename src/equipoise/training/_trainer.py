@@ -6,39 +6,35 @@ scalar and the stock Trainer does the rest.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
-import shutil
 import time
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import TrainerCallback, TrainingArguments
 
 from equipoise.balance import Balancer
 from equipoise.data import Collator, LengthGroupedSampler, ShuffleSampler
 from equipoise.errors import BalanceError, RunError
-from equipoise.models import Sidecar, forward_all, representation, save_model, slices
-from equipoise.runs import Run, replace_folder, write_json
+from equipoise.models import Sidecar, forward_all, representation, slices
+from equipoise.runs import Run
 from equipoise.tasks import Task
-from equipoise.training._feeds import feed, task_losses
+from equipoise.training._averaging import Averaging, WeightAverage
+from equipoise.training._branching import Branching
+from equipoise.training._checkpoints import RESUMABLE_FILES, CheckpointedTrainer, changing_weights, unwrapped
+from equipoise.training._clock import Clock
+from equipoise.training._feeds import batch_losses, feed
 from equipoise.training._history import plain_numbers
 from equipoise.training._parameters import parameter_groups, plain_model, shared_parameters
 from equipoise.training._selection import Selection
 
-__all__ = ["MultiTaskTrainer"]
-
-BALANCER_FILE = "balancer.safetensors"
-STATE_FILE = "evaluations.json"
-RESUMABLE_FILES = "optimizer*"  # a checkpoint without them holds weights to choose from, and cannot be continued
+__all__ = ["RESUMABLE_FILES", "MultiTaskTrainer"]
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(CheckpointedTrainer):
     """Trains one model on several tasks.
 
     Args:
@@ -55,14 +51,24 @@ class MultiTaskTrainer(Trainer):
         selection: which evaluation is the best.
         patience: stop after so many evaluations without a better one; None = never.
         head_learning_rate: of everything between the backbone's tokens and the logits; None = the same as the backbone's.
+        layer_decay: share of the learning rate that is left one block further down; None = the same rate everywhere.
         group_by_length: batches of similar length.
         eval_max_tokens: tokens of one evaluation batch.
         callbacks: the user's.
         held_out: tokenised rows that weigh the tasks and train nothing, for balancers that ask for validation losses.
+        averaging: judge, choose and save a running average of the weights; see `WeightAverage`. None = the weights.
+        averaging_decay: of `ema`.
+        averaging_start: of `swa`.
+        consistency: coefficient of the divergence between two passes of each batch under different dropout; None = one
+            pass. A model without dropout gives the same answer twice, at twice the cost.
+        in_memory: write no checkpoint; keep the weights that selection may still want in memory. Such a run cannot be
+            resumed.
+
+    Raises:
+        RunError: an option does not go with a model that is sharded over processes.
     """
 
     optimizer: torch.optim.Optimizer | None
-    control: TrainerControl
 
     # The balanced loss is a mean over the micro-batch; the Trainer divides it by the number of accumulated ones.
     loss_is_scaled_for_ga = False
@@ -83,23 +89,30 @@ class MultiTaskTrainer(Trainer):
         selection: Selection,
         patience: int | None = None,
         head_learning_rate: float | None = None,
+        layer_decay: float | None = None,
         group_by_length: bool = True,
         eval_max_tokens: int = 8192,
         callbacks: list[TrainerCallback] | None = None,
         held_out: Any | None = None,
+        averaging: Averaging | None = None,
+        averaging_decay: float = 0.999,
+        averaging_start: float = 0.5,
+        consistency: float | None = None,
+        in_memory: bool = False,
     ) -> None:
         self.tasks, self.balancer, self.measured_at = dict(tasks), balancer, measured_at
         self.task_slices = slices(tasks)
         self.sidecar, self.run, self.selection, self.patience = sidecar, run, selection, patience
-        self.head_learning_rate = head_learning_rate or args.learning_rate
-        self.group_by_length = group_by_length
+        self.head_learning_rate, self.layer_decay = head_learning_rate or args.learning_rate, layer_decay
+        self.group_by_length, self.consistency = group_by_length, consistency
         self.eval_max_tokens = eval_max_tokens
-        self.evaluations: list[dict[str, Any]] = []  # {"step", "metrics": {task: {...}}}
-        self.best_step: int | None = None
+        self.evaluations, self.best_step, self.clock = [], None, Clock()
+        self.in_memory, self._kept = in_memory, {}
+        self.average = averaging and WeightAverage(averaging, decay=averaging_decay, start=averaging_start)
         self.rows_trained = 0  # by this process, since it started
-        self._writing_to: str | None = None
+        self._writing_to, self._window = None, None
         self._shared_parameters: list[nn.Parameter] | None = None
-        self._window: dict[str, Any] | None = None  # what a checkpoint had summed up since the last logged step
+        self.branching = next((each for each in callbacks or () if isinstance(each, Branching)), None)
         super().__init__(
             model=model,
             args=args,
@@ -111,6 +124,12 @@ class MultiTaskTrainer(Trainer):
         )
         self.balancer.to(self.args.device)
         self.feeds = feed(self, balancer, held_out)
+        if self.average is not None:
+            self.add_callback(self.average)
+        if self.sharded and (in_memory or averaging):
+            # Of a part of the model there is neither an average nor a copy that could be put back.
+            setting = "in_memory" if in_memory else "training.averaging"
+            raise RunError(f"{setting}: does not go with a model that is sharded over processes. Leave it out")
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self._window is not None:
@@ -118,7 +137,11 @@ class MultiTaskTrainer(Trainer):
             self._tr_loss += self._window["loss"]
             self._globalstep_last_logged = self._window["since"]
             self._window = None
-        super()._run_epoch(*args, **kwargs)
+        self.clock.start()
+        try:
+            super()._run_epoch(*args, **kwargs)
+        finally:
+            self.clock.stop()
 
     # The step --------------------------------------------------------------------------------------------------------
 
@@ -132,10 +155,11 @@ class MultiTaskTrainer(Trainer):
         """The balanced loss of one micro-batch."""
         self.feeds.before()
         self.feeds.keep(inputs)
-        targets, labelled = inputs.pop("targets"), inputs.pop("labelled")
-        outputs = model(**inputs)
-        self.rows_trained += len(outputs.logits)
-        losses, labels = task_losses(self.tasks, self.task_slices, outputs.logits, targets, labelled)
+        outputs, losses, labels = batch_losses(self, model, inputs)
+        del inputs["targets"], inputs["labelled"]  # the stock Trainer counts what is left as the model's inputs
+        self.rows_trained += len(next(iter(inputs.values())))
+        if self.branching is not None:
+            self.branching.observe(losses, self.state.global_step)
         try:
             loss = self.balancer(losses, shared=self._shared(), targets=labels)
         except BalanceError as error:
@@ -146,7 +170,7 @@ class MultiTaskTrainer(Trainer):
         if "shared" not in self.balancer.requires:
             return None
         if self.measured_at == "representation":
-            return representation(plain_model(_unwrapped(self)))
+            return representation(plain_model(unwrapped(self)))
         if self._shared_parameters is None:
             self._shared_parameters = shared_parameters(self.accelerator.unwrap_model(self.model), self.measured_at)
         return self._shared_parameters
@@ -190,6 +214,7 @@ class MultiTaskTrainer(Trainer):
                 learning_rate=self.args.learning_rate,
                 head_learning_rate=self.head_learning_rate,
                 weight_decay=self.args.weight_decay,
+                layer_decay=self.layer_decay,
             )
             own = [p for p in self.balancer.parameters() if p.requires_grad]
             if own:
@@ -204,10 +229,18 @@ class MultiTaskTrainer(Trainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Every task's metrics on the validation split, and the decision which evaluation is the best so far."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        metrics = self.score(dataset)
+        with self.clock.paused():
+            return self._evaluated(self.eval_dataset if eval_dataset is None else eval_dataset, metric_key_prefix)
+
+    def _evaluated(self, dataset: Any, prefix: str) -> dict[str, float]:
+        model = unwrapped(self)
+        # After the training the model holds what was chosen, which is not to be exchanged for the last average.
+        averaged = self.average.in_place(model) if self.average and self.is_in_train else contextlib.nullcontext()
+        with averaged:
+            metrics = self.score(dataset)
+            judged = changing_weights(model) if self.in_memory and self.is_in_train else {}
         flat = {
-            f"{metric_key_prefix}_{task}_{name}": value
+            f"{prefix}_{task}_{name}": value
             for task, values in metrics.items()
             for name, value in values.items()
             if isinstance(value, int | float)
@@ -218,11 +251,14 @@ class MultiTaskTrainer(Trainer):
             self.best_step = self.evaluations[self.selection.best(found)]["step"]
             if self.stopped_early({"best_step": self.best_step, "evaluations": self.evaluations}):
                 self.control.should_training_stop = True
-            self.control.should_save = True
+            if self.in_memory:
+                self._keep(judged)
+            self.control.should_save = not self.in_memory
             line = {
                 "step": self.state.global_step,
                 "epoch": round(float(self.state.epoch or 0), 4),
                 "split": "validation",
+                "seconds": round(self.clock.seconds, 3),
                 "metrics": metrics,
                 "best": self.best_step == self.state.global_step,
                 "replaces": previous if previous != self.best_step else None,
@@ -268,125 +304,3 @@ class MultiTaskTrainer(Trainer):
             line["cosines"] = last.get("cosines", {})
             self.run.append_history(plain_numbers(line))
         super().log(logs, start_time)
-
-    # Checkpoints -----------------------------------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._writing_to or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes a checkpoint beside its place and renames it: it is whole or absent."""
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = self.run.checkpoint_folder / ".partial"
-        if self.is_world_process_zero():
-            shutil.rmtree(partial, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self._writing_to = str(partial)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._writing_to = None
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            state = {key: value.detach().cpu().contiguous() for key, value in self.balancer.state_dict().items()}
-            save_file(state, partial / name / BALANCER_FILE)
-            own = {
-                "evaluations": self.evaluations,
-                "best_step": self.best_step,
-                "window": {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged},
-            }
-            write_json(partial / name / STATE_FILE, own)
-            replace_folder(partial / name, self.run.checkpoint_folder / name)
-            shutil.rmtree(partial, ignore_errors=True)
-            self._prune()
-        self.accelerator.wait_for_everyone()
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # At an epoch's last step the stock Trainer comes here twice, to save and then to evaluate. A run killed between
-        # the two would resume behind the evaluation and never make it, so that checkpoint waits for the evaluation.
-        last_step = float(self.state.epoch or 0).is_integer() and self.args.eval_strategy == "epoch"
-        if last_step and not self.control.should_evaluate:
-            self.control.should_save = False
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def gathered_weights(self) -> dict[str, Tensor] | None:
-        """The whole model's weights where it is sharded over processes (all must call it), else None."""
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            weights: dict[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
-            return weights
-        return None
-
-    def _prune(self) -> None:
-        """Keeps the latest checkpoint whole, and of the others the weights that selection may still want."""
-        latest = self.run.checkpoints()[-1]
-        metrics = [e["metrics"] for e in self.evaluations]
-        wanted = {self.evaluations[i]["step"] for i in self.selection.candidates(metrics)} if metrics else set()
-        for path in self.run.checkpoints():
-            if path == latest:
-                continue
-            if int(path.name.rpartition("-")[2]) not in wanted:
-                shutil.rmtree(path)
-                continue
-            for file in path.iterdir():
-                if file.name.startswith(("optimizer", "scheduler", "rng_state", "scaler")):
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        # Without the stock method's training_args.bin, which is a pickle.
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            save_model(_unwrapped(self), self.processing_class, self.sidecar, folder, state_dict=state_dict)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
-        self.balancer.load_state_dict(load_file(folder / BALANCER_FILE))
-        self.balancer.to(self.args.device)
-        saved = _read_state(folder)
-        self.evaluations, self.best_step = saved["evaluations"], saved["best_step"]
-        self._window = saved["window"]
-
-    def nothing_left(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint is the end of the run, by its steps or by `patience`."""
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        return state.global_step >= state.max_steps or self.stopped_early(_read_state(checkpoint))
-
-    def stopped_early(self, state: Mapping[str, Any]) -> bool:
-        """Whether a checkpoint's evaluations already met `patience`."""
-        if self.patience is None or state["best_step"] is None:
-            return False
-        return len([e for e in state["evaluations"] if e["step"] > state["best_step"]]) >= self.patience
-
-    def restore(self, checkpoint: Path) -> None:
-        """Puts a checkpoint's weights and evaluations in place without training on."""
-        self._load_from_checkpoint(str(checkpoint))
-        saved = _read_state(checkpoint)
-        self.evaluations, self.best_step = saved["evaluations"], saved["best_step"]
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-
-    def load_best(self) -> int | None:
-        """Puts the best evaluation's weights into the model.
-
-        Returns:
-            Its step, or None where nothing was evaluated: the weights stay the last ones.
-        """
-        if self.best_step is None or self.best_step == self.state.global_step:
-            return self.best_step
-        path = self.run.checkpoint_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.best_step}"
-        if not path.is_dir():
-            raise RunError(
-                f"the best checkpoint {path} is gone; the latest weights are in {self.run.checkpoints()[-1]}"
-            )
-        self._load_from_checkpoint(str(path))
-        return self.best_step
-
-
-def _read_state(checkpoint: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    return state
-
-
-def _unwrapped(trainer: Trainer) -> Any:
-    return trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)

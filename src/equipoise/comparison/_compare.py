@@ -1,0 +1,187 @@
+"""From a recipe and some methods to a comparison folder."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from equipoise import recipe as recipes
+from equipoise.comparison._arms import Arm, expand
+from equipoise.comparison._folder import Comparison
+from equipoise.errors import RecipeError
+from equipoise.recipe import Recipe
+from equipoise.tasks import kind
+from equipoise.tasks._base import did_you_mean
+
+__all__ = ["compare"]
+
+FORMAT_VERSION = 1
+DEFAULT_METHODS = ("equal", "dao", "tuned-fixed", "single")
+UNITS = {"s": 1, "min": 60, "h": 3600}
+
+
+def compare(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    *,
+    methods: Sequence[str] = DEFAULT_METHODS,
+    seeds: int | Sequence[int] = 3,
+    output: str | Path,
+    arms: Mapping[str, Mapping[str, Any]] | None = None,
+    baseline: str | None = None,
+    metrics: Sequence[str] | None = None,
+    budget: int | str | None = None,
+    folds: int | None = None,
+    tune: Mapping[str, Sequence[Any]] | None = None,
+    search_trials: int = 8,
+    prune: bool = True,
+    engine: str = "local",
+    workers: int | None = None,
+    threads: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+) -> Comparison:
+    """Trains several methods on the same rows, seeds and order, and says which differences are real.
+
+    Runs that stand in `output` are kept: a comparison that was stopped goes on, and one that has finished can be given
+    more methods or seeds.
+
+    Args:
+        recipe: a YAML file, the same as a mapping, or a loaded recipe.
+        methods: names of balancing methods, `name(setting=value)`, and `single`, `pairs`, `tuned-fixed`, `plain`,
+            `dao-ablation`; see docs/compare.md.
+        seeds: how many (0, 1, ...), or which.
+        output: the comparison folder.
+        arms: further arms by name: recipe overrides, `{"ema": {"training.averaging": "ema"}}`.
+        baseline: the arm that the others are compared with; None takes `equal`, or the first.
+        metrics: what is judged, `task.metric`; None takes each task's main metric.
+        budget: of one training: examples (20000), or time (`10min`, `90s`, `1h`); None takes the recipe's epochs.
+        folds: cross-validation with so many folds, for small test splits; None uses the recipe's own splits.
+        tune: recipe key -> values; every arm chooses its own on validation with the first seed.
+        search_trials: trainings of a search over fixed weights.
+        prune: stop such trainings early where others lead (successive halving).
+        engine: `local` trains in turn, `ray` on a Ray cluster.
+        workers: trainings at once on Ray; None takes what the cluster has room for.
+        threads: processor threads of one training; None leaves it to torch (local), or takes one a worker (ray).
+        overrides: `a.b=c` settings that win over the recipe.
+        progress: print what happens.
+
+    Returns:
+        The comparison; `.summary`, `.results`, `.page`.
+
+    Raises:
+        EquipoiseError: the recipe, the data or the folder cannot be used, or no arm can be trained. A training that
+            fails is no error: the comparison tells its reason, and the others go on.
+    """
+    from equipoise.comparison._runner import Runner  # loads torch, which a worker on Ray may not need yet
+    from equipoise.report import comparison_lines, comparison_table
+
+    given = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
+    if isinstance(recipe, Recipe) and overrides:
+        raise RecipeError(
+            "overrides go with a recipe's file or mapping. Load it with them: recipe.load(file, overrides)"
+        )
+    wanted = list(range(seeds)) if isinstance(seeds, int) else sorted(set(seeds))
+    if not wanted:
+        raise RecipeError("compare: seeds: expected 1 or more")
+    if folds is not None and folds < 2:
+        raise RecipeError(f"compare: folds: expected 2 or more, found {folds}")
+    if engine not in ("local", "ray"):
+        raise RecipeError(
+            f"compare: no engine '{engine}'.{did_you_mean(engine, ['local', 'ray'])} Available: local, ray"
+        )
+    examples, seconds = _budget(budget)
+    judged = _judged(metrics, given)
+    made, unusable = expand(methods, given, arms)
+    if tune:
+        grid = {key: tuple(values) for key, values in tune.items()}
+        made = [replace(arm, grid=dict(arm.grid) | grid) if not arm.grid else arm for arm in made]
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "recipe": given.model_dump(mode="json", by_alias=True),
+        "folds": folds,
+        "budget": budget,
+        "searched": {"trials": search_trials, "prune": prune, "judged": judged},
+        "seeds": wanted,
+        "arms": {arm.name: arm.to_dict() for arm in made},
+        "baseline": _baseline(baseline, made),
+        "judged": judged,
+        "command": _command(
+            recipe,
+            methods=",".join(methods),
+            seeds=",".join(map(str, wanted)),
+            arms="arms.yaml" if arms else None,
+            baseline=baseline,
+            metrics=",".join(metrics or ()),
+            budget=budget,
+            folds=folds,
+            tune=[f"{key}={','.join(map(str, values))}" for key, values in (tune or {}).items()],
+            search_trials=search_trials,
+            prune=prune,
+            overrides=overrides,
+            output=output,
+        ),
+    }
+    comparison = Comparison.open(output, settings)
+    console = Console(quiet=not progress, soft_wrap=True)
+    runner = Runner(comparison, given, settings, unusable, seconds=seconds, examples=examples, console=console)
+    summary = runner.run(engine, workers=workers, threads=threads)
+    console.print(comparison_table(summary))
+    for line in comparison_lines(summary):
+        console.print(line, highlight=False, markup=False)
+    console.print(
+        f"comparison folder: {comparison.folder} (open {comparison.page.name})", highlight=False, markup=False
+    )
+    return comparison
+
+
+def _command(recipe: Any, *, output: str | Path, overrides: Sequence[str], **options: Any) -> str:
+    """The command line that does the same."""
+    words = ["equipoise", "compare", str(recipe) if isinstance(recipe, str | Path) else "recipe.yaml"]
+    if not options.pop("prune"):
+        words.append("--no-prune")
+    for name, value in [*options.items(), ("set", list(overrides))]:
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", str(one)] if one not in (None, "") else []
+    return shlex.join([*words, "-o", str(output)])
+
+
+def _budget(given: int | str | None) -> tuple[int | None, float | None]:
+    """Examples, or seconds, of one training."""
+    if given is None:
+        return None, None
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|h|)\s*", str(given))
+    if match is None or float(match[1]) <= 0 or (not match[2] and "." in match[1]):
+        raise RecipeError(f"compare: budget: expected examples (20000) or a time (90s, 10min, 1h), found '{given}'")
+    return (None, float(match[1]) * UNITS[match[2]]) if match[2] else (int(match[1]), None)
+
+
+def _judged(metrics: Sequence[str] | None, recipe: Recipe) -> list[str]:
+    kinds = {name: kind(task.type) for name, task in recipe.tasks.items()}
+    if not metrics:
+        return [f"{name}.{cls.main_metric[0]}" for name, cls in kinds.items()]
+    for name in metrics:
+        task, _, metric = name.rpartition(".")
+        if task not in kinds or metric not in kinds[task].selectable():
+            valid = [f"{t}.{m}" for t, cls in kinds.items() for m in cls.selectable()]
+            raise RecipeError(
+                f"compare: metrics: there is no '{name}'.{did_you_mean(name, valid)} Available: {', '.join(valid)}"
+            )
+    return list(metrics)
+
+
+def _baseline(wanted: str | None, arms: Sequence[Arm]) -> str:
+    names = [arm.name for arm in arms]
+    whole = [arm.name for arm in arms if arm.tasks is None] or names
+    if wanted is None:
+        return "equal" if "equal" in names else whole[0]
+    if wanted not in names:
+        raise RecipeError(
+            f"compare: baseline: no arm '{wanted}'.{did_you_mean(wanted, names)} Arms: {', '.join(names)}"
+        )
+    return wanted

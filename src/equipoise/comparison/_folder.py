@@ -1,0 +1,165 @@
+"""The comparison folder: the only place that knows its files.
+
+comparison.json      what is compared: recipe, arms, seeds, budget; what a continued comparison is checked against
+runs/ARM/seed-S/     one training: recipe.yaml, metrics.json, history.jsonl, predictions/; or failed.json
+runs/ARM/search/     the trials of an arm that is searched, and search.json, what came of them
+results.parquet      one row for each method, seed, split, task and metric
+summary.json         every number of the table and the page
+comparison.html      the page
+rejected.jsonl       the rows that could not be used
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.errors import RunError
+from equipoise.runs import Run, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Comparison", "Job"]
+
+CONTENTS = {"comparison.json", "runs", "results.parquet", "summary.json", "comparison.html", "rejected.jsonl"}
+
+#: What must be the same for runs to stand beside each other. Arms and seeds may be added to a comparison that stands.
+FIXED = ("recipe", "folds", "budget", "searched")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: an arm, a seed, and the fold where there are folds."""
+
+    arm: str
+    seed: int
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.arm} seed {self.seed}" + (f" fold {self.fold}" if self.fold is not None else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison folder."""
+
+    folder: Path
+
+    @property
+    def page(self) -> Path:
+        """The page, `comparison.html`."""
+        return self.folder / "comparison.html"
+
+    @property
+    def settings_file(self) -> Path:
+        """What is compared."""
+        return self.folder / "comparison.json"
+
+    @property
+    def results_file(self) -> Path:
+        """One row for each method, seed, split, task and metric."""
+        return self.folder / "results.parquet"
+
+    @property
+    def summary_file(self) -> Path:
+        """Every number of the table and the page."""
+        return self.folder / "summary.json"
+
+    @property
+    def rejected_file(self) -> Path:
+        """The rows that could not be used."""
+        return self.folder / "rejected.jsonl"
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What `summary.json` holds; docs/compare.md describes it."""
+        found: dict[str, Any] = _read(self.summary_file)
+        return found
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """What `results.parquet` holds."""
+        import pandas as pd
+
+        if not self.results_file.is_file():
+            raise RunError(f"{self.results_file} is missing: the comparison has not finished")
+        return pd.read_parquet(self.results_file)
+
+    def run(self, job: Job, folder: str) -> Run:
+        """The run of a job. `folder`: its arm's."""
+        fold = f"-fold-{job.fold}" if job.fold is not None else ""
+        return Run(self.folder / "runs" / folder / f"seed-{job.seed}{fold}")
+
+    def search_folder(self, folder: str) -> Path:
+        """Where an arm's trials are."""
+        return self.folder / "runs" / folder / "search"
+
+    def search(self, folder: str) -> dict[str, Any] | None:
+        """What an arm's search found, or None where it has not ended."""
+        path = self.search_folder(folder) / "search.json"
+        return _read(path) if path.is_file() else None
+
+    def outcome(self, job: Job, folder: str) -> dict[str, Any] | None:
+        """What came of a job: its metrics, `{"reason": ...}` where it failed, None where it has not been done."""
+        run = self.run(job, folder)
+        if run.metrics_file.is_file():
+            return run.metrics
+        failed = run.folder / "failed.json"
+        return _read(failed) if failed.is_file() else None
+
+    @classmethod
+    def open(cls, folder: str | Path, settings: dict[str, Any]) -> Comparison:
+        """A new comparison folder, or one that stands and compares on the same terms.
+
+        Args:
+            folder: where.
+            settings: what is compared; `FIXED` names the keys that cannot change.
+
+        Raises:
+            RunError: something else stands there.
+        """
+        comparison = cls(Path(folder))
+        if comparison.folder.exists() and not comparison.folder.is_dir():
+            raise RunError(f"output: '{folder}' is a file")
+        found = sorted(path.name for path in comparison.folder.iterdir()) if comparison.folder.is_dir() else []
+        if comparison.settings_file.is_file():
+            comparison._check(settings)
+        elif [name for name in found if not re.fullmatch(r"\..*", name)]:
+            raise RunError(f"output: the folder '{folder}' is not empty and is no comparison. Choose another with -o")
+        try:
+            comparison.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"output: the folder '{folder}' cannot be made: {error.strerror}") from None
+        write_json(comparison.settings_file, settings)
+        return comparison
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        before = _read(self.settings_file)
+        for key in FIXED:
+            if before.get(key) != settings.get(key):
+                raise RunError(
+                    f"output: the comparison in '{self.folder}' was made with another {key}, and runs on unlike terms "
+                    f"can't be compared. Choose another folder with -o, or remove this one"
+                )
+        for name, arm in settings["arms"].items():
+            if name in before["arms"] and before["arms"][name] != arm:
+                raise RunError(
+                    f"output: '{name}' means something else in the comparison in '{self.folder}'. Give it another name"
+                )
+        settings["arms"] = before["arms"] | settings["arms"]  # those of before stay in the table
+        settings["seeds"] = sorted({*before["seeds"], *settings["seeds"]})
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,129 @@
+"""From what stands in a comparison folder to what is judged: a record of each run, and `results.parquet`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from equipoise.comparison._arms import Arm
+from equipoise.comparison._folder import Comparison, Job
+from equipoise.comparison._work import trial_name
+from equipoise.runs import Run, atomic_path
+from equipoise.tasks import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["record", "search_records", "write_results"]
+
+
+def record(comparison: Comparison, job: Job, arm: Arm, method: str, tasks: Mapping[str, Task]) -> dict[str, Any] | None:
+    """One run as `evaluation.summarise` takes it, or None where it has not been done.
+
+    Args:
+        comparison: the folder.
+        job: which run.
+        arm: its arm.
+        method: the name of its balancing method.
+        tasks: the comparison's tasks, fitted.
+    """
+    found = comparison.outcome(job, arm.folder)
+    if found is None:
+        return None
+    return _record(comparison.run(job, arm.folder), found, tasks, job, arm, method, arm.group)
+
+
+def search_records(
+    comparison: Comparison, arm: Arm, method: str, tasks: Mapping[str, Task], seed: int
+) -> list[dict[str, Any]]:
+    """The trials of an arm's search that were trained to their end."""
+    found = comparison.search(arm.folder)
+    records = []
+    for trial in [] if found is None else found["trials"]:
+        if trial["state"] == "complete":
+            name = trial_name(trial["settings"])
+            run = Run(comparison.search_folder(arm.folder) / name)
+            made = _record(run, run.metrics, tasks, Job(arm.name, seed), arm, method, "search")
+            records.append(made | {"arm": f"{arm.name}/{name}", "settings": trial["settings"]})
+    return records
+
+
+def _record(
+    run: Run, found: Mapping[str, Any], tasks: Mapping[str, Task], job: Job, arm: Arm, method: str, group: str
+) -> dict[str, Any]:
+    trained = [name for name in tasks if arm.tasks is None or name in arm.tasks]
+    # Metrics of other classes than the recipe's say nothing beside the others'.
+    judged = [name for name in trained if name not in arm.other_labels]
+    base: dict[str, Any] = {
+        "arm": arm.name,
+        "method": method,
+        "group": group,
+        "tasks": judged,
+        "seed": job.seed,
+        "fold": job.fold,
+        "status": "failed",
+        "reason": found.get("reason"),
+        "metrics": {},
+        "training": {},
+        "history": [],
+        "predictions": {},
+    }
+    if "splits" not in found:
+        return base
+    splits = {split: {t: m for t, m in metrics.items() if t in judged} for split, metrics in found["splits"].items()}
+    last = "test" if "test" in splits else "validation"
+    return base | {
+        "status": "done",
+        "reason": None,
+        "metrics": splits,
+        "training": found["training"],
+        "history": run.history,
+        "predictions": _predictions(run.predictions_file(last), [tasks[name] for name in judged]),
+    }
+
+
+def _predictions(path: Path, tasks: Iterable[Task]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    table = pq.read_table(path)
+    found = {}
+    for task in tasks:
+        if task.kind == "multilabel" or task.name not in table.column_names:
+            continue
+        true = table.column(f"{task.name}/true").to_pandas()
+        held = true.notna().to_numpy()
+        predicted = table.column(task.name).to_pandas()
+        found[task.name] = {"true": _values(true[held]), "predicted": _values(predicted[held])}
+    return found
+
+
+def _values(column: pd.Series[Any]) -> np.ndarray[Any, Any]:
+    values = column.to_numpy()
+    return values if values.dtype.kind in "fiub" else values.astype(str)
+
+
+def write_results(path: Path, records: Iterable[Mapping[str, Any]], tasks: Mapping[str, Task]) -> None:
+    """Writes `results.parquet`: one row for each arm, seed, fold, split, task and metric."""
+    import pandas as pd
+
+    rows = []
+    for one in records:
+        for split, metrics in one["metrics"].items():
+            for task, values in metrics.items():
+                directions = tasks[task].selectable()
+                for metric, value in values.items():
+                    if isinstance(value, int | float) or value is None:
+                        key = {name: one[name] for name in ("arm", "method", "group", "seed", "fold")}
+                        rows.append(
+                            key
+                            | {"split": split, "task": task, "metric": metric, "value": value}
+                            | {"better": directions.get(metric), "main": metric == tasks[task].main_metric[0]}
+                        )
+    columns = ["arm", "method", "group", "seed", "fold", "split", "task", "metric", "value", "better", "main"]
+    frame = pd.DataFrame(rows, columns=columns).astype({"fold": "Int64", "value": "float64"})
+    with atomic_path(path) as temporary:
+        frame.to_parquet(temporary, index=False)

@@ -1,0 +1,303 @@
+"""What is to be trained, what has been, and what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from equipoise import recipe as recipes
+from equipoise.comparison._arms import Arm, Unusable, settings_of
+from equipoise.comparison._display import Display
+from equipoise.comparison._engines import in_turn, on_ray
+from equipoise.comparison._folder import Comparison, Job
+from equipoise.comparison._folds import fold_recipes
+from equipoise.comparison._records import record, search_records, write_results
+from equipoise.comparison._work import data_of, search_arm, train_one
+from equipoise.evaluation import summarise
+from equipoise.recipe import Recipe
+from equipoise.report import comparison_page
+from equipoise.runs import write_json, write_text
+from equipoise.training import versions
+
+__all__ = ["Runner"]
+
+
+class Runner:
+    """Trains what a comparison lacks and writes its table, summary and page.
+
+    Args:
+        comparison: the folder.
+        recipe: what the arms change.
+        settings: what `comparison.json` holds.
+        unusable: arms that were asked for and cannot be made.
+        seconds: time limit of one training, or None.
+        examples: examples of one training, or None for the recipe's epochs.
+        console: where to print.
+    """
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+        unusable: Sequence[Unusable],
+        *,
+        seconds: float | None,
+        examples: int | None,
+        console: Console,
+    ) -> None:
+        self.comparison, self.recipe, self.settings, self.unusable = comparison, recipe, settings, unusable
+        self.seconds, self.examples, self.console = seconds, examples, console
+        self.arms = {name: Arm.from_dict(arm) for name, arm in settings["arms"].items()}
+        self.seeds: list[int] = settings["seeds"]
+        # A name of its own each time: what a worker process has read stays with its name.
+        self.data_folder = comparison.folder / f".data-{uuid.uuid4().hex[:8]}"
+        self.found: dict[str, dict[str, Any]] = {}  # arm -> what its search found
+
+    def run(self, engine: str, *, workers: int | None, threads: int | None) -> dict[str, Any]:
+        """Trains, judges, writes; returns the summary."""
+        started = time.perf_counter()
+        before = self._training_seconds()
+        try:
+            for stale in self.comparison.folder.glob(".data-*"):  # of a comparison that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            self.data_folder.mkdir()
+            self._read()
+            local = engine == "local"
+            with _threads(threads if local else None), self._display() as display:
+                # A worker imports its work by name, and has no terminal to show steps on.
+                carry_out = in_turn if local else partial(on_ray, workers=workers, threads=threads or 1)
+                self._search(carry_out, partial(search_arm, callbacks=[display]) if local else search_arm, display)
+                self._train(carry_out, partial(train_one, callbacks=[display]) if local else train_one, display)
+            return self._conclude(started, before)
+        finally:
+            shutil.rmtree(self.data_folder, ignore_errors=True)
+
+    # What there is to do ---------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Reads the data, so that what is wrong with it is told before the first training."""
+        split_seed = self.recipe.training.seed
+        self.data = data_of(self.recipe, split_seed, str(self.data_folder))
+        shutil.copyfile(self.data.rejected_file, self.comparison.rejected_file)
+        self.recipes = [self.recipe]
+        if self.settings["folds"]:
+            self.recipes = fold_recipes(self.recipe, self.settings["folds"], self.data_folder)
+        if self.examples is not None:
+            self.recipes = [self._by_examples(one) for one in self.recipes]
+
+    def _by_examples(self, recipe: Recipe) -> Recipe:
+        # In epochs, so that a single-task model sees its own rows as often as the others see theirs.
+        assert self.examples is not None
+        rows = len(data_of(recipe, self.recipe.training.seed, str(self.data_folder)).tokens["train"])
+        changes = {"epochs": self.examples / rows, "max_steps": None}
+        return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+
+    def _jobs(self) -> list[Job]:
+        """Every training, a seed of all arms before the next seed, so that what is done so far can be compared."""
+        folds = [None] if not self.settings["folds"] else list(range(self.settings["folds"]))
+        return [Job(arm, seed, fold) for seed in self.seeds for fold in folds for arm in self.arms]
+
+    def _searches(self) -> list[Arm]:
+        return [arm for arm in self.arms.values() if arm.search_weights or arm.grid]
+
+    def _trials(self, arm: Arm) -> int:
+        if arm.search_weights:
+            return int(self.settings["searched"]["trials"])
+        return math.prod(len(values) for values in arm.grid.values())
+
+    def _display(self) -> Display:
+        total = len(self._jobs()) + sum(self._trials(arm) for arm in self._searches())
+        return Display(total, self.console)
+
+    def _payload(self, recipe: Recipe, arm: Arm, seed: int, folder: Any) -> dict[str, Any]:
+        seeded = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
+        return {
+            "recipe": seeded.model_dump(mode="json", by_alias=True),
+            "tasks": None if arm.tasks is None else list(arm.tasks),
+            "split_seed": self.recipe.training.seed,
+            "folder": str(folder),
+            "data_folder": str(self.data_folder.resolve()),
+            "seconds": self.seconds,
+        }
+
+    # Doing it --------------------------------------------------------------------------------------------------------
+
+    def _search(self, carry_out: Any, work: Any, display: Display) -> None:
+        jobs = {}
+        for arm in self._searches():
+            known = self.comparison.search(arm.folder)
+            if known is not None:
+                self.found[arm.name] = known
+                display.skip(self._trials(arm))
+                continue
+            first = {key: values[0] for key, values in arm.grid.items()}
+            if arm.search_weights:
+                first["balance.weights"] = dict.fromkeys(self.recipe.tasks, 1.0)
+            recipe = settings_of(arm, self.recipes[0], first)
+            payload = self._payload(recipe, arm, self.seeds[0], self.comparison.search_folder(arm.folder))
+            searched = self.settings["searched"]
+            jobs[arm.name] = payload | {
+                "space": {
+                    "tasks": list(self.recipe.tasks) if arm.search_weights else None,
+                    "grid": {key: list(values) for key, values in arm.grid.items()},
+                },
+                "trials": self._trials(arm),
+                "prune": searched["prune"],
+                "judged": searched["judged"],
+                "seed": self.seeds[0],
+            }
+
+        def done(name: str, result: dict[str, Any]) -> None:
+            self.found[name] = result
+            said = result.get("reason") or f"{_shown(result['settings'])} ({result['seconds']:.0f} s of training)"
+            display.finish(f"{name} search", said, self._trials(self.arms[name]))
+
+        carry_out(jobs.items(), work, done)
+
+    def _train(self, carry_out: Any, work: Any, display: Display) -> None:
+        jobs = {}
+        for job in self._jobs():
+            arm = self.arms[job.arm]
+            if self.comparison.outcome(job, arm.folder) is not None:
+                display.skip(1)
+                continue
+            run = self.comparison.run(job, arm.folder)
+            found = self.found.get(arm.name, {})
+            if "reason" in found:
+                run.folder.mkdir(parents=True, exist_ok=True)
+                write_json(run.folder / "failed.json", {"reason": f"its search failed: {found['reason']}"})
+                display.finish(job.name, f"failed: its search failed: {found['reason']}")
+                continue
+            if "best" in found and job.seed == self.seeds[0] and job.fold is None:
+                # The search's best trial was this very training.
+                shutil.copytree(self.comparison.search_folder(arm.folder) / found["best"], run.folder)
+                display.finish(job.name, "the search's best trial")
+                continue
+            recipe = settings_of(arm, self.recipes[job.fold or 0], found.get("settings"))
+            jobs[job] = self._payload(recipe, arm, job.seed, run.folder)
+
+        def done(job: Job, result: dict[str, Any]) -> None:
+            if "reason" in result:
+                # A worker that was killed could not write it itself.
+                folder = self.comparison.run(job, self.arms[job.arm].folder).folder
+                if not (folder / "failed.json").is_file():
+                    shutil.rmtree(folder, ignore_errors=True)
+                    write_json(folder / "failed.json", {"reason": result["reason"]})
+                display.finish(job.name, f"failed: {result['reason']}")
+            else:
+                display.finish(job.name, self._said(result["metrics"]))
+
+        carry_out(jobs.items(), work, done)
+
+    def _said(self, found: Mapping[str, Any]) -> str:
+        split = "validation" if "validation" in found["splits"] else next(iter(found["splits"]))
+        said = []
+        for name in self.settings["judged"]:
+            task, _, metric = name.rpartition(".")
+            value = found["splits"][split].get(task, {}).get(metric)
+            if value is not None:
+                said.append(f"{name} {value:.4g}")
+        return f"{split} {', '.join(said)} ({found['training']['seconds']:.0f} s)"
+
+    # What came of it -------------------------------------------------------------------------------------------------
+
+    def _training_seconds(self) -> float:
+        """Of all trainings that stand in the folder."""
+        seconds = 0.0
+        for job in self._jobs():
+            found = self.comparison.outcome(job, self.arms[job.arm].folder)
+            seconds += (found or {}).get("training", {}).get("seconds", 0.0)
+        searches = sum(found.get("seconds", 0.0) for found in self.found.values())
+        return float(seconds + searches)
+
+    def _conclude(self, started: float, before: float) -> dict[str, Any]:
+        tasks = self.data.prepared.tasks
+        methods = {
+            arm.name: arm.overrides.get("balance.method", self.recipe.balance.method) for arm in self.arms.values()
+        }
+        made = [record(self.comparison, job, self.arms[job.arm], methods[job.arm], tasks) for job in self._jobs()]
+        records = [one for one in made if one is not None]
+        for arm in self._searches():
+            if arm.search_weights:
+                records += search_records(self.comparison, arm, methods[arm.name], tasks, self.seeds[0])
+        for missing in self.unusable:
+            records += [_unusable(missing, seed) for seed in self.seeds]
+        write_results(self.comparison.results_file, records, tasks)
+        train = self.data.tokens["train"].split.targets
+        summary = summarise(
+            records,
+            tasks=tasks,
+            baseline=self.settings["baseline"],
+            judged=self.settings["judged"],
+            train_targets={name: train[name] for name in tasks},
+        )
+        for arm in summary["arms"]:
+            known = self.arms.get(arm["arm"])
+            found = self.found.get(arm["arm"], {})
+            arm["settings"] = (dict(known.overrides) if known else {}) | found.get("settings", {})
+            if "trials" in found:
+                arm["cost"]["search"] = {key: found[key] for key in ("examples", "seconds", "settings")}
+                arm["cost"]["search"]["trials"] = len(found["trials"])
+        summary["train_rows"] = len(self.data.tokens["train"])
+        summary["harness"] = {
+            "wall_seconds": round(time.perf_counter() - started, 2),
+            "training_seconds": round(self._training_seconds() - before, 2),
+        }
+        write_json(self.comparison.summary_file, summary)
+        page = comparison_page(
+            summary,
+            title=self.comparison.folder.resolve().name,
+            recipe_text=recipes.dump(self.recipe, defaults=False),
+            command=self.settings["command"],
+            versions=versions(),
+        )
+        write_text(self.comparison.page, page)
+        return summary
+
+
+def _unusable(missing: Unusable, seed: int) -> dict[str, Any]:
+    return {
+        "arm": missing.name,
+        "method": missing.name,
+        "group": "method",
+        "tasks": [],
+        "seed": seed,
+        "fold": None,
+        "status": "failed",
+        "reason": missing.reason,
+        "metrics": {},
+        "training": {},
+        "history": [],
+        "predictions": {},
+    }
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "{" + ", ".join(f"{key}: {text(one)}" for key, one in value.items()) + "}"
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key} {text(value)}" for key, value in settings.items())
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Torch's threads, and those of before afterwards."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,101 @@
+"""One training among many: judged, with its history, and without a model folder.
+
+`equipoise compare` makes hundreds of them from data that is read once; what a run folder keeps beside (checkpoints,
+weights, the baselines that are the same for all) is left out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from equipoise import recipe as recipes
+from equipoise.runs import Run, write_json, write_text
+from equipoise.training._facts import forget_peak_memory, quiet_transformers, training_facts, versions
+from equipoise.training._judge import judge
+from equipoise.training._plan import Plan
+from equipoise.training._run import METRICS_VERSION, build_trainer
+from equipoise.training._trainer import MultiTaskTrainer
+
+__all__ = ["run_trial"]
+
+#: Told at each evaluation: the share of the steps that is done, (0, 1], and task -> validation metrics so far at the best
+#: evaluation. True stops the training.
+Watch = Callable[[float, dict[str, Any]], bool]
+
+
+def run_trial(
+    plan: Plan,
+    folder: Path,
+    *,
+    seconds: float | None = None,
+    watch: Watch | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
+    """Trains, judges the best evaluation's weights and writes recipe, history, predictions and, last, `metrics.json`.
+
+    Args:
+        plan: of `make_plan`.
+        folder: what stands there is replaced; a folder without `metrics.json` is a trial that was stopped.
+        seconds: stop the training after so many; None trains all steps.
+        watch: may stop a training that leads nowhere. It is then not judged.
+        callbacks: transformers' callbacks.
+
+    Returns:
+        What `metrics.json` holds: `splits` (split, task, metric), `training` (what it cost), `versions`. Of a training
+        that `watch` stopped, `splits` is empty and nothing is written.
+    """
+    run = Run(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_text(run.recipe_file, recipes.dump(plan.recipe))
+    forget_peak_memory()
+    with quiet_transformers():
+        trainer = build_trainer(plan, run, callbacks, in_memory=True)
+        judge_at = _Watcher(trainer, seconds, watch)
+        trainer.add_callback(judge_at)
+        started = time.perf_counter()
+        trainer.train()
+        spent = time.perf_counter() - started
+        best = trainer.load_best()
+    facts = training_facts(trainer, plan, spent, best) | {"examples": trainer.rows_trained}
+    found: dict[str, Any] = {"format_version": METRICS_VERSION, "splits": {}, "training": facts, "versions": versions()}
+    if judge_at.stopped:
+        return found
+    # Without Accelerate's wrapper, which would judge in the training's precision: a saved model is judged in its own.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+    found["splits"] = judge(model, plan.backbone.tokenizer, plan.prepared.tasks, plan, run)
+    write_json(run.metrics_file, found)
+    return found
+
+
+class _Watcher(TrainerCallback):
+    """Stops a training at its time limit, or where `watch` says so."""
+
+    def __init__(self, trainer: MultiTaskTrainer, seconds: float | None, watch: Watch | None) -> None:
+        self.trainer, self.seconds, self.watch = trainer, seconds, watch
+        self.started = time.perf_counter()
+        self.stopped = False
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Starts the clock."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Looks at the clock; a training that ends early is evaluated once more where it ends."""
+        if self.seconds is not None and time.perf_counter() - self.started >= self.seconds:
+            control.should_training_stop = True
+            control.should_evaluate = self.trainer.eval_dataset is not None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Asks `watch` about the best evaluation so far."""
+        if self.watch is None or state.global_step >= state.max_steps:
+            return
+        best = next(e for e in self.trainer.evaluations if e["step"] == self.trainer.best_step)
+        if self.watch(state.global_step / state.max_steps, best["metrics"]):
+            self.stopped = control.should_training_stop = True

@@ -1,0 +1,272 @@
+"""A whole comparison on a tiny model: its files, its fairness, and that it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import equipoise as eq
+from equipoise import recipe as recipes
+from equipoise.cli import app
+from equipoise.comparison import _work
+from equipoise.errors import RecipeError, RunError
+
+
+@pytest.fixture
+def recipe(tiny_recipe: dict[str, Any]) -> dict[str, Any]:
+    tiny_recipe["tasks"] = {name: tiny_recipe["tasks"][name] for name in ("polarity", "label")}
+    tiny_recipe["training"] |= {"epochs": 2}
+    return tiny_recipe
+
+
+def test_a_comparison_from_recipe_to_page(recipe: dict[str, Any], tmp_path: Path) -> None:
+    found = eq.compare(
+        recipe,
+        methods=["equal", "dao", "single", "tuned-fixed", "gradnrom"],
+        seeds=2,
+        search_trials=3,
+        prune=False,
+        output=tmp_path / "c",
+        progress=False,
+    )
+    frame = found.results
+    arms = {"equal", "dao", "single:polarity", "single:label", "tuned-fixed"}
+    assert set(frame["arm"]) - set(frame.query("group == 'search'")["arm"]) == arms
+    assert set(frame.query("arm == 'dao' and split == 'test'")["task"]) == {"polarity", "label"}
+    assert set(frame.query("arm == 'single:label'")["task"]) == {"label"}
+    # The table says what the runs' own files say.
+    metrics = json.loads((found.folder / "runs/dao/seed-1/metrics.json").read_text())
+    row = frame.query("arm == 'dao' and seed == 1 and split == 'test' and task == 'polarity' and metric == 'mse'")
+    assert row["value"].item() == metrics["splits"]["test"]["polarity"]["mse"]
+    # The search's best trial is the arm's run with the first seed, and its cost is told.
+    summary = found.summary
+    tuned = next(arm for arm in summary["arms"] if arm["arm"] == "tuned-fixed")
+    assert tuned["cost"]["search"]["trials"] == 3
+    assert tuned["cost"]["search"]["examples"] == 3 * metrics["training"]["examples"]
+    search = json.loads((found.folder / "runs/tuned-fixed/search/search.json").read_text())
+    best = found.folder / "runs/tuned-fixed/search" / search["best"] / "metrics.json"
+    assert best.read_text() == (found.folder / "runs/tuned-fixed/seed-0/metrics.json").read_text()
+    # What could not be made is in the table with its reason, and the others finished.
+    unknown = next(arm for arm in summary["arms"] if arm["arm"] == "gradnrom")
+    assert "Did you mean 'gradnorm'?" in unknown["failed"][0]["reason"]
+    assert summary["verdict"]
+    page = found.page.read_text()
+    assert "gradnrom" in page
+    assert "tuned-fixed" in page
+    assert not list(found.folder.glob(".*"))
+
+
+def test_every_arm_sees_the_same_rows_in_the_same_order(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from equipoise.training import MultiTaskTrainer
+
+    seen: dict[str, list[bytes]] = {}
+    compute = MultiTaskTrainer.compute_loss
+
+    def spied(self: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.setdefault(str(self.run.folder.relative_to(tmp_path)), []).append(inputs["input_ids"].numpy().tobytes())
+        return compute(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", spied)
+    eq.compare(recipe, methods=["equal", "pcgrad"], seeds=[0, 3], output=tmp_path / "c", progress=False)
+    for seed in (0, 3):
+        assert seen[f"c/runs/equal/seed-{seed}"] == seen[f"c/runs/pcgrad/seed-{seed}"]
+    assert seen["c/runs/equal/seed-0"] != seen["c/runs/equal/seed-3"]
+
+
+def test_repeats_are_bit_equal_and_a_trial_is_what_train_gives(recipe: dict[str, Any], tmp_path: Path) -> None:
+    frames = [
+        eq.compare(recipe, methods=["dao"], seeds=[0], output=tmp_path / name, progress=False).results
+        for name in ("a", "b")
+    ]
+    pd.testing.assert_frame_equal(frames[0], frames[1], check_exact=True)
+    run = eq.train(recipe | {"balance": {"method": "dao"}}, progress=False)
+    for _, row in frames[0].iterrows():
+        value = run.metrics["splits"][row["split"]][row["task"]][row["metric"]]
+        assert value == row["value"] or (value is None and np.isnan(row["value"]))
+
+
+def test_a_comparison_that_was_stopped_goes_on(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"methods": ["equal", "dao", "tuned-fixed"], "seeds": 2, "search_trials": 3, "prune": False}
+    whole = eq.compare(recipe, **asked, output=tmp_path / "whole", progress=False)
+    trained: list[str] = []
+    train_once = _work.run_trial
+
+    def dies(plan: Any, folder: Path, **kwargs: Any) -> Any:
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        trained.append(str(folder))
+        return train_once(plan, folder, **kwargs)
+
+    monkeypatch.setattr(_work, "run_trial", dies)
+    with pytest.raises(KeyboardInterrupt):
+        eq.compare(recipe, **asked, output=tmp_path / "stopped", progress=False)
+    monkeypatch.setattr(
+        _work, "run_trial", lambda *args, **kwargs: trained.append(str(args[1])) or train_once(*args, **kwargs)
+    )
+    resumed = eq.compare(recipe, **asked, output=tmp_path / "stopped", progress=False)
+    assert len(trained) == len(set(trained)), "nothing is trained twice"
+    order = ["arm", "seed", "split", "task", "metric"]
+    left, right = (one.results.sort_values(order).reset_index(drop=True) for one in (whole, resumed))
+    pd.testing.assert_frame_equal(left, right, check_exact=True)
+    # Methods and seeds can be added to what stands.
+    more = eq.compare(
+        recipe, methods=["famo"], seeds=1, search_trials=3, prune=False, output=tmp_path / "stopped", progress=False
+    )
+    assert {"equal", "dao", "tuned-fixed", "famo"} <= set(more.results["arm"])
+    assert len(trained) == len(set(trained))
+
+
+def test_what_is_unlike_does_not_go_into_one_folder(recipe: dict[str, Any], tmp_path: Path) -> None:
+    eq.compare(recipe, methods=["equal"], seeds=1, output=tmp_path / "c", progress=False)
+    with pytest.raises(RunError, match=r"was made with another recipe"):
+        eq.compare(recipe, methods=["equal"], overrides=["training.epochs=1"], output=tmp_path / "c", progress=False)
+    with pytest.raises(RunError, match=r"was made with another budget"):
+        eq.compare(recipe, methods=["equal"], budget=50, output=tmp_path / "c", progress=False)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(RunError, match=r"is not empty and is no comparison"):
+        eq.compare(recipe, methods=["equal"], output=tmp_path / "mine", progress=False)
+
+
+def test_a_training_that_fails_is_told_and_the_others_finish(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_once = _work.run_trial
+
+    def out_of_memory(plan: Any, folder: Path, **kwargs: Any) -> Any:
+        if plan.recipe.balance.method == "dao" and plan.recipe.training.seed == 1:
+            raise MemoryError("no room")
+        return train_once(plan, folder, **kwargs)
+
+    monkeypatch.setattr(_work, "run_trial", out_of_memory)
+    found = eq.compare(
+        recipe,
+        methods=["equal", "dao", "coba"],
+        arms={"hot": {"training": {"learning_rate": 1e30, "max_grad_norm": None}}},
+        seeds=2,
+        output=tmp_path / "c",
+        progress=False,
+    )
+    arms = {arm["arm"]: arm for arm in found.summary["arms"]}
+    assert arms["dao"]["failed"] == [{"seed": 1, "fold": None, "reason": "MemoryError: no room"}]
+    assert arms["dao"]["runs"] == 1
+    assert len(arms["hot"]["failed"]) == 2
+    assert "not finite" in arms["hot"]["failed"][0]["reason"]
+    assert arms["equal"]["runs"] == arms["coba"]["runs"] == 2
+    assert "Traceback" in json.loads((found.folder / "runs/dao/seed-1/failed.json").read_text())["traceback"]
+
+
+def test_a_budget_of_examples_and_of_time(recipe: dict[str, Any], tmp_path: Path) -> None:
+    found = eq.compare(recipe, methods=["equal", "single"], budget=150, seeds=1, output=tmp_path / "e", progress=False)
+    runs = {
+        path.parent.parent.name: json.loads(path.read_text()) for path in found.folder.glob("runs/*/*/metrics.json")
+    }
+    assert abs(runs["equal"]["training"]["examples"] - 150) < 8  # to the batch
+    # A row in seven has no score: the single-task model sees its own rows as often as the others do.
+    assert runs["single-polarity"]["training"]["examples"] < runs["equal"]["training"]["examples"]
+    recipe["training"]["epochs"] = 1000
+    short = eq.compare(recipe, methods=["equal"], budget="0.5s", seeds=1, output=tmp_path / "t", progress=False)
+    training = json.loads((short.folder / "runs/equal/seed-0/metrics.json").read_text())["training"]
+    assert 0 < training["steps"] < 1000 * 8
+    for bad in ("5 parsecs", "-3", "1.5"):
+        with pytest.raises(RecipeError, match=r"budget: expected examples \(20000\) or a time"):
+            eq.compare(recipe, methods=["equal"], budget=bad, output=tmp_path / "x", progress=False)
+
+
+def test_cross_validation_tests_every_row_once(recipe: dict[str, Any], tmp_path: Path) -> None:
+    found = eq.compare(recipe, methods=["equal", "dao"], seeds=2, folds=3, output=tmp_path / "c", progress=False)
+    import pyarrow.parquet as pq
+
+    for seed in (0, 1):
+        texts = 0
+        for fold in range(3):
+            texts += pq.read_table(found.folder / f"runs/dao/seed-{seed}-fold-{fold}/predictions/test.parquet").num_rows
+        assert texts == 120
+    summary = found.summary
+    assert summary["folds"] == 3
+    assert summary["rows"]["label"] == 120
+    dao = next(arm for arm in summary["arms"] if arm["arm"] == "dao")
+    assert dao["runs"] == 2, "all folds of a seed are one measurement"
+    with pytest.raises(RecipeError, match=r"folds uses every row"):
+        eq.compare(recipe, overrides=["data.max_train_rows=50"], folds=3, output=tmp_path / "d", progress=False)
+
+
+def test_a_grid_is_searched_by_every_arm(recipe: dict[str, Any], tmp_path: Path) -> None:
+    found = eq.compare(
+        recipe,
+        methods=["equal", "single"],
+        tune={"training.learning_rate": [1e-6, 2e-3]},
+        seeds=1,
+        output=tmp_path / "c",
+        progress=False,
+    )
+    chosen = set()
+    for arm in found.summary["arms"]:
+        assert arm["cost"]["search"]["trials"] == 2
+        folder = found.folder / "runs" / arm["arm"].replace(":", "-")
+        trials = json.loads((folder / "search" / "search.json").read_text())["trials"]
+        assert {trial["settings"]["training.learning_rate"] for trial in trials} == {1e-6, 2e-3}
+        best = max(trials, key=lambda trial: trial["score"])["settings"]
+        assert best == {"training.learning_rate": arm["settings"]["training.learning_rate"]}
+        run = recipes.load(folder / "seed-0" / "recipe.yaml")
+        assert run.training.learning_rate == best["training.learning_rate"]
+        chosen.add(run.training.learning_rate)
+    assert 2e-3 in chosen, "at the other rate next to nothing is learned"
+
+
+def test_a_search_without_a_validation_split_is_told(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["data"]["validation"] = None
+    found = eq.compare(recipe, methods=["equal", "tuned-fixed"], seeds=1, output=tmp_path / "c", progress=False)
+    arms = {arm["arm"]: arm for arm in found.summary["arms"]}
+    assert "needs a validation split" in arms["tuned-fixed"]["failed"][0]["reason"]
+    assert arms["equal"]["runs"] == 1
+
+
+def test_from_the_command_line(recipe: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({key: value for key, value in recipe.items() if key != "output"}))
+    arms = tmp_path / "arms.yaml"
+    arms.write_text("slow: {training: {learning_rate: 0.0001}}\n")
+    done = CliRunner().invoke(
+        app,
+        [
+            "compare",
+            str(path),
+            *["--methods", "equal,dao(every=2)", "--seeds", "0,1", "--set", "training.epochs=1"],
+            "--arms",
+            str(arms),
+            "-o",
+            str(tmp_path / "c"),
+            "--metrics",
+            "polarity.mae,label.accuracy",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    assert "[6/6] slow seed 1" in done.output
+    assert "dao(every=2)" in done.output
+    assert (tmp_path / "c" / "comparison.html").is_file()
+    again = CliRunner().invoke(app, ["compare", str(path), "-o", str(tmp_path / "c"), "--metrics", "polarity.maee"])
+    assert again.exit_code == 1
+    assert "Did you mean 'polarity.mae'?" in str(again.exception)
+
+
+def test_the_display_counts_every_training(
+    recipe: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eq.compare(recipe, methods=["equal", "tuned-fixed"], seeds=2, search_trials=2, prune=False, output=tmp_path / "c")
+    said = capsys.readouterr().out
+    assert "[2/6] tuned-fixed search" in said
+    assert "[6/6]" in said
+    assert "[7/6]" not in said
+    eq.compare(recipe, methods=["equal", "tuned-fixed"], seeds=2, search_trials=2, prune=False, output=tmp_path / "c")
+    assert "/6]" not in capsys.readouterr().out, "nothing was left to train"

@@ -1,0 +1,390 @@
+import json
+
+import numpy as np
+import pytest
+from comparison_records import records, train_targets
+from scipy import stats
+
+from equipoise.errors import RunError
+from equipoise.evaluation import row_bootstrap, summarise
+
+
+def summary_of(*, change=None, baseline="equal", judged=None, targets=False, **options):
+    runs, tasks = records(**options)
+    if change is not None:
+        runs = change(runs)
+    return summarise(
+        runs, tasks=tasks, baseline=baseline, judged=judged, train_targets=train_targets(tasks) if targets else None
+    )
+
+
+def arm_of(summary, name):
+    return next(arm for arm in summary["arms"] if arm["arm"] == name)
+
+
+@pytest.fixture(scope="module")
+def full():
+    return summary_of(
+        tasks=["polarity", "label", "intensity"],
+        tuned=True,
+        pairs=True,
+        search=6,
+        targets=True,
+        failed=[("uncertainty", 1)],
+    )
+
+
+def test_it_is_json_without_nan_and_the_same_each_time(full):
+    assert json.loads(json.dumps(full, allow_nan=False)) == full
+    again = summary_of(
+        tasks=["polarity", "label", "intensity"],
+        tuned=True,
+        pairs=True,
+        search=6,
+        targets=True,
+        failed=[("uncertainty", 1)],
+    )
+    assert again == full
+
+
+def test_what_the_contract_names_is_there(full):
+    assert full["format_version"] == 1
+    assert full["seeds"] == [0, 1, 2]
+    assert (full["folds"], full["split"], full["train_rows"]) == (None, "test", 1500)
+    assert full["rows"] == {"polarity": 300, "label": 300, "intensity": 300}
+    assert full["judged"] == ["polarity.mse", "label.macro_f1", "intensity.mae"]
+    assert full["tasks"]["label"]["classes"] == ["negative", "neutral", "positive"]
+    assert (full["tasks"]["polarity"]["better"], full["tasks"]["label"]["directions"]["mcc"]) == ("min", "max")
+    keys = {"arm", "method", "group", "tasks", "settings", "runs", "failed", "metrics", "differences", "versus_single"}
+    keys |= {"versus_tuned", "delta_m", "mean_rank", "cost", "equal_time", "regions"}
+    assert all(set(arm) == keys for arm in full["arms"])
+    assert {arm["group"] for arm in full["arms"]} == {"method", "tuned", "single", "pair"}
+    assert set(full["curves"]) == {arm["arm"] for arm in full["arms"]}
+
+
+def test_means_are_those_of_the_runs(full):
+    runs, _ = records(tasks=["polarity", "label", "intensity"], tuned=True, pairs=True, search=6)
+    values = [run["metrics"]["test"]["polarity"]["mse"] for run in runs if run["arm"] == "dao"]
+    found = arm_of(full, "dao")["metrics"]["polarity"]["mse"]
+    assert found["values"] == values
+    assert found["mean"] == pytest.approx(np.mean(values))
+    assert found["high"] - found["mean"] == pytest.approx(stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3))
+    assert "per_class" not in arm_of(full, "dao")["metrics"]["label"]
+
+
+def test_a_difference_is_paired_over_seeds_and_rows(full):
+    runs, _ = records(tasks=["polarity", "label", "intensity"], tuned=True, pairs=True, search=6)
+    mine, other = ([run for run in runs if run["arm"] == arm] for arm in ("dao", "equal"))
+    apart = [
+        a["metrics"]["test"]["polarity"]["mse"] - b["metrics"]["test"]["polarity"]["mse"]
+        for a, b in zip(mine, other, strict=True)
+    ]
+    found = arm_of(full, "dao")["differences"]["polarity.mse"]
+    assert found["mean"] == pytest.approx(np.mean(apart))
+    assert found["seeds_sd"] == pytest.approx(np.std(apart, ddof=1))
+    # The rows' error of a difference of mean squares is that of the mean of a difference of squares.
+    true = mine[0]["predictions"]["polarity"]["true"]
+    rows = np.mean(
+        [
+            (a["predictions"]["polarity"]["predicted"] - true) ** 2
+            - (b["predictions"]["polarity"]["predicted"] - true) ** 2
+            for a, b in zip(mine, other, strict=True)
+        ],
+        axis=0,
+    )
+    assert found["rows_se"] == pytest.approx(rows.std() / np.sqrt(300), rel=0.08)
+    assert found["relative"]["mean"] > 0 > found["mean"]
+    assert found["p"] <= found["p_holm"] <= 1
+
+
+def test_families_are_corrected_apart(full):
+    ranked = [
+        arm["differences"][name]
+        for arm in full["arms"]
+        if arm["group"] in {"method", "tuned"} and arm["differences"]
+        for name in full["judged"]
+    ]
+    assert len(ranked) == 9  # three arms beside the baseline, three metrics
+    smallest = min(ranked, key=lambda one: one["p"])
+    assert smallest["p_holm"] == pytest.approx(min(1, 9 * smallest["p"]))
+
+
+def test_arms_without_a_task_have_no_difference_there(full):
+    single, pair = arm_of(full, "single:label"), arm_of(full, "pair:polarity+label")
+    assert list(single["differences"]) == ["label.macro_f1"]
+    assert single["versus_single"] == {}
+    assert list(pair["versus_single"]) == ["polarity.mse", "label.macro_f1"]
+    assert pair["delta_m"] is pair["mean_rank"] is single["delta_m"] is None
+    assert arm_of(full, "equal")["differences"] == {}
+    assert set(arm_of(full, "equal")["versus_tuned"]) == set(full["judged"])
+    assert arm_of(full, "tuned-fixed")["versus_tuned"] == {}
+
+
+def test_a_failed_seed_is_left_out_and_named(full):
+    arm = arm_of(full, "uncertainty")
+    assert arm["runs"] == 2
+    assert arm["failed"] == [{"seed": 1, "fold": None, "reason": "step 57: the loss of polarity is not finite"}]
+    assert arm["metrics"]["polarity"]["mse"]["values"][1] is None
+    assert arm["differences"]["polarity.mse"]["n"] == 2
+    assert any("uncertainty failed with 1 of 3 seeds: step 57" in sentence for sentence in full["verdict"])
+
+
+def test_ranks_cost_and_equal_time(full):
+    ranks = {arm["arm"]: arm["mean_rank"] for arm in full["arms"]}
+    assert sum(ranks[name] for name in ("equal", "dao", "uncertainty", "tuned-fixed")) == pytest.approx(10)
+    cost = arm_of(full, "dao")["cost"]
+    assert cost["seconds_ratio"] == pytest.approx(1.12, rel=0.03)
+    assert cost["extra_backwards_per_step"] == 2.0
+    assert cost["memory_ratio"] == pytest.approx(980 / 900)
+    assert cost["search"] is None
+    search = arm_of(full, "tuned-fixed")["cost"]["search"]
+    assert (search["trials"], search["examples"]) == (6, 6 * 12800)
+    # The baseline's own time is its last evaluation; an arm 12 % slower has only its last but one by then.
+    validation = {name: full["curves"][name]["validation"]["polarity.mse"]["mean"] for name in ("equal", "dao")}
+    assert arm_of(full, "equal")["equal_time"]["polarity.mse"] == pytest.approx(validation["equal"][-1], rel=1e-5)
+    assert arm_of(full, "dao")["equal_time"]["polarity.mse"] == pytest.approx(validation["dao"][-2], rel=1e-5)
+    assert full["equal_time_seconds"] == pytest.approx(arm_of(full, "equal")["cost"]["seconds"])
+
+
+def test_the_front_is_of_the_search(full):
+    pareto = full["pareto"]
+    assert (pareto["x"], pareto["y"], pareto["split"]) == ("polarity.mse", "label.macro_f1", "test")
+    assert len(pareto["points"]) == 6
+    assert [point["x"] for point in pareto["front"]] == sorted(point["x"] for point in pareto["front"])
+    assert set(pareto["front"][0]["settings"]["balance.weights"]) == {"polarity", "label", "intensity"}
+    assert [(one["x"], one["y"]) for one in pareto["others"]] == [
+        ("polarity.mse", "intensity.mae"),
+        ("label.macro_f1", "intensity.mae"),
+    ]
+    assert not [arm for arm in full["arms"] if arm["group"] == "search"]
+
+
+def test_transfer_from_pairs(full):
+    table = full["transfer"]
+    assert table["source"] == "pairs"
+    wanted = arm_of(full, "pair:polarity+label")["versus_single"]["polarity.mse"]["relative"]["mean"]
+    assert table["gain"][0][1] == wanted
+    assert [table["gain"][k][k] for k in range(3)] == [None, None, None]
+
+
+def test_regions(full):
+    assert set(full["regions"]) == {"polarity"}
+    found = arm_of(full, "dao")["regions"]
+    assert [one["name"] for one in found["polarity"]["regions"]] == ["dense", "middle", "rare"]
+    assert sum(one["n"] for one in found["polarity"]["regions"]) == 300
+    whole = sum(one["n"] * one["mse"]["mean"] for one in found["polarity"]["regions"]) / 300
+    assert whole == pytest.approx(arm_of(full, "dao")["metrics"]["polarity"]["mse"]["mean"])
+    assert [one["name"] for one in found["label"]["classes"]] == ["negative", "neutral", "positive"]
+    assert sum(one["train"] for one in found["label"]["classes"]) == 1500
+    assert arm_of(summary_of(seeds=2), "dao")["regions"].keys() == {"label"}  # no training scores, no density
+
+
+def test_two_tasks_are_a_pair_of_their_own():
+    summary = summary_of()
+    assert summary["transfer"]["source"] == "all tasks"
+    wanted = arm_of(summary, "equal")["versus_single"]["label.macro_f1"]["relative"]["mean"]
+    assert summary["transfer"]["gain"][1][0] == wanted
+
+
+# Folds ----------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_are_joined_to_one_measurement():
+    runs, tasks = records(seeds=2, folds=3, rows=100, tasks=["polarity", "flags"], singles=False)
+    summary = summarise(runs, tasks=tasks, baseline="equal")
+    assert (summary["folds"], summary["rows"]) == (3, {"polarity": 300, "flags": 300})
+    mine = [run for run in runs if run["arm"] == "dao" and run["seed"] == 1]
+    true, predicted = (
+        np.concatenate([run["predictions"]["polarity"][side] for run in mine]) for side in ("true", "predicted")
+    )
+    found = arm_of(summary, "dao")["metrics"]
+    assert found["polarity"]["pearson"]["values"][1] == pytest.approx(np.corrcoef(true, predicted)[0, 1])
+    # Without predictions there is no other way than the mean over folds.
+    flags = [run["metrics"]["test"]["flags"]["macro_f1"] for run in mine]
+    assert found["flags"]["macro_f1"]["values"][1] == pytest.approx(np.mean(flags))
+    assert arm_of(summary, "dao")["differences"]["flags.macro_f1"]["rows_se"] is None
+    assert arm_of(summary, "dao")["runs"] == 2
+
+
+def test_a_failed_or_missing_fold_fails_its_seed():
+    def change(runs):
+        runs = [run for run in runs if not (run["arm"] == "dao" and run["seed"] == 1 and run["fold"] == 2)]
+        bad = next(run for run in runs if run["arm"] == "uncertainty" and run["fold"] == 0)
+        bad |= {
+            "status": "failed",
+            "reason": "out of memory",
+            "metrics": {},
+            "training": {},
+            "history": [],
+            "predictions": {},
+        }
+        return runs
+
+    summary = summary_of(seeds=2, folds=3, rows=60, singles=False, change=change)
+    assert arm_of(summary, "dao")["failed"] == [{"seed": 1, "fold": 2, "reason": "this fold was not run"}]
+    assert arm_of(summary, "uncertainty")["failed"] == [{"seed": 0, "fold": 0, "reason": "out of memory"}]
+    assert [arm["runs"] for arm in summary["arms"]] == [2, 1, 1]
+
+
+# What goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_one_seed_counts_the_rows_alone():
+    summary = summary_of(seeds=1)
+    found = arm_of(summary, "dao")["differences"]["polarity.mse"]
+    assert found["n"] == 1
+    assert found["seeds_sd"] is None
+    assert found["low"] < found["mean"] < found["high"]
+    assert arm_of(summary, "dao")["metrics"]["polarity"]["mse"]["low"] is None
+    assert any("one seed only" in sentence for sentence in summary["verdict"])
+
+
+def test_identical_arms_are_the_same():
+    def change(runs):
+        return [
+            run | {"predictions": twin["predictions"], "metrics": twin["metrics"]}
+            for run in runs
+            for twin in runs
+            if (twin["arm"], twin["seed"]) == ("equal", run["seed"])
+        ]
+
+    found = arm_of(summary_of(singles=False, change=change), "dao")["differences"]["polarity.mse"]
+    assert (found["mean"], found["low"], found["high"], found["p"], found["verdict"]) == (0.0, 0.0, 0.0, 1.0, "same")
+    assert found["seeds_needed"] is found["rows_needed"] is None
+
+
+def test_without_a_baseline_nothing_is_compared_with_it():
+    summary = summary_of(failed=[("equal", seed) for seed in range(3)])
+    assert all(arm["differences"] == {} for arm in summary["arms"])
+    assert arm_of(summary, "equal")["runs"] == 0
+    assert arm_of(summary, "dao")["cost"]["seconds_ratio"] is None
+    assert summary["equal_time_seconds"] is None
+    assert "The baseline equal has no finished run" in summary["verdict"][0]
+    assert arm_of(summary, "dao")["versus_single"] != {}
+    assert "The baseline equal has no finished run" in summary_of(arms=["dao"])["verdict"][0]
+
+
+def test_everything_failed():
+    summary = summary_of(
+        singles=False, failed=[(arm, seed) for arm in ("equal", "dao", "uncertainty") for seed in range(3)]
+    )
+    assert [arm["runs"] for arm in summary["arms"]] == [0, 0, 0]
+    assert summary["best"] is summary["pareto"] is summary["transfer"] is None
+    assert summary["rows"] == {"polarity": 0, "label": 0}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_an_arm_that_could_not_be_made():
+    unusable = {
+        "arm": "pcd",
+        "method": "pcd",
+        "group": "method",
+        "tasks": [],
+        "seed": 0,
+        "fold": None,
+        "status": "failed",
+    }
+    unusable |= {
+        "reason": "balance.primary: is missing",
+        "metrics": {},
+        "training": {},
+        "history": [],
+        "predictions": {},
+    }
+    arm = arm_of(summary_of(seeds=1, folds=2, rows=60, change=lambda runs: [*runs, unusable]), "pcd")
+    assert [one["reason"] for one in arm["failed"]] == ["balance.primary: is missing"]
+    assert arm["metrics"] == arm["regions"] == arm["differences"] == {}
+
+
+def test_a_metric_without_meaning_takes_no_part():
+    def change(runs):
+        for run in runs:
+            if run["arm"] == "dao" and run["seed"] == 2:
+                run["metrics"]["test"]["polarity"]["pearson"] = None
+        return runs
+
+    summary = summary_of(singles=False, judged=["polarity.pearson", "label.accuracy"], change=change)
+    assert summary["judged"] == ["polarity.pearson", "label.accuracy"]
+    assert summary["tasks"]["label"]["metric"] == "accuracy"
+    dao = arm_of(summary, "dao")
+    assert dao["metrics"]["polarity"]["pearson"]["values"][2] is None
+    assert dao["differences"]["polarity.pearson"]["n"] == 2
+    assert dao["differences"]["label.accuracy"]["n"] == 3
+
+
+def test_without_a_test_split_validation_is_judged():
+    summary = summary_of(test=False, singles=False)
+    assert summary["split"] == "validation"
+    assert any("no test split" in sentence for sentence in summary["verdict"])
+
+
+def test_rows_that_differ_between_runs_are_told():
+    def change(runs):
+        found = next(run for run in runs if run["arm"] == "dao")["predictions"]["polarity"]
+        found["true"] = found["true"][:-1]
+        found["predicted"] = found["predicted"][:-1]
+        return runs
+
+    summary = summary_of(singles=False, change=change)
+    assert summary["unpaired"] == ["polarity"]
+    assert arm_of(summary, "dao")["differences"]["polarity.mse"]["rows_se"] is None
+    assert arm_of(summary, "dao")["differences"]["label.macro_f1"]["rows_se"] > 0
+    assert any("judged rows of polarity are not the same" in sentence for sentence in summary["verdict"])
+
+
+@pytest.mark.parametrize("judged", [["polarity.f1"], ["tone.mse"], ["mse"]])
+def test_what_cannot_be_judged(judged):
+    with pytest.raises(RunError, match=r"cannot be judged. What can be, as task.metric: polarity.mse, "):
+        summary_of(judged=judged, seeds=1)
+
+
+def test_runs_that_contradict_each_other():
+    with pytest.raises(RunError, match=r"arm 'equal': seed 0 is there twice"):
+        summary_of(seeds=1, change=lambda runs: [*runs, runs[0]])
+    with pytest.raises(RunError, match=r"arm 'equal': method is equal in one run and dao in another"):
+        summary_of(change=lambda runs: [run | {"method": "dao"} if run["seed"] == 2 else run for run in runs])
+    with pytest.raises(RunError, match=r"trains 'tone', which is none of the tasks polarity, label"):
+        summary_of(change=lambda runs: [run | {"tasks": ["tone"]} for run in runs])
+
+    def change(runs):
+        runs[0]["predictions"]["label"]["predicted"][0] = "mixed"
+        return runs
+
+    with pytest.raises(RunError, match=r"label: a prediction says 'mixed', which is none of the classes negative"):
+        summary_of(change=change)
+
+
+# Whether the whole of it is honest ------------------------------------------------------------------------------------
+
+
+def test_no_arm_is_often_better_where_none_is():
+    """Sixty comparisons of five arms of equal quality: at most about 5 % should find anything."""
+    rng = np.random.default_rng(7)
+    runs, tasks = records(arms=["equal", "a", "b", "c", "d"], seeds=3, tasks=["polarity"], singles=False, rows=200)
+    alarms = 0
+    for _ in range(60):
+        true = rng.normal(0, 0.4, 200)
+        row = 0.2 * rng.normal(size=200)
+        made = []
+        own = {arm: 0.1 * rng.normal(size=200) for arm in ("equal", "a", "b", "c", "d")}
+        for run in runs:
+            luck = 1 + 0.02 * rng.normal()
+            predicted = true + luck * (row + own[run["arm"]] + 0.15 * rng.normal(size=200))
+            metrics = {"test": {"polarity": {"mse": float(np.mean((predicted - true) ** 2)), "n": 200}}}
+            made.append(
+                run
+                | {
+                    "metrics": metrics,
+                    "predictions": {"polarity": {"true": true, "predicted": predicted}},
+                    "history": [],
+                }
+            )
+        summary = summarise(made, tasks=tasks, baseline="equal")
+        alarms += any(one["verdict"] != "same" for arm in summary["arms"] for one in arm["differences"].values())
+    assert alarms <= 7  # 3 expected; 8 or more come by chance once in a hundred times
+
+
+def test_row_bootstrap_is_exported_for_use_alone():
+    found = row_bootstrap("accuracy", np.array([0, 1, 1, 0]), np.array([[0, 1, 0, 0]]), classes=2, resamples=20)
+    assert found.shape == (1, 20)
+    assert set(np.round(found[0] * 4)) <= {0, 1, 2, 3, 4}
