@@ -118,7 +118,13 @@ def test_the_walls_that_must_never_move() -> None:
 
 
 def test_packages_of_others_stay_in_the_rooms_that_may_have_them() -> None:
-    names = {"errors": set(), "runs": set(), "demo": set(), "balance": {"torch", "torchjd"}, "report": {"rich", "plotly"}}
+    names = {
+        "errors": set(),
+        "runs": set(),
+        "demo": set(),
+        "balance": {"torch", "torchjd"},
+        "report": {"rich", "plotly"},
+    }
     names |= {"recipe": {"pydantic", "yaml"}, "cli": {"typer", "rich"}}
     said = {room: set() if note == "nothing" else set(note.split(", ")) for room, (_, note) in table().items()}
     assert {room: said[room] for room in names} == names, "the page says something else than this test"

@@ -66,7 +66,7 @@ class AdapterSettings(Section):
         default=None, description="lora: hold the frozen backbone in 4 bits (needs equipoise[quantization] and a GPU)"
     )
     up_projections: int = Field(
-        default=3, ge=1, description="mtl_lora: matrices back up that all share, and each task mixes in its own way"
+        default=3, ge=1, description="mtl_lora: up-projections that all share, and each task mixes in its own way"
     )
     temperature: float = Field(
         default=0.1, gt=0, description="mtl_lora: of the mixture's softmax; the lower, the more one matrix prevails"
@@ -77,7 +77,7 @@ class AdapterSettings(Section):
     def _only_the_keys_of_its_type(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
-        kind = data.get("type", "lora")
+        kind = str(data.get("type", "lora"))
         for key in NOT_OF_TYPE.get(kind, ()):
             if data.get(key) not in (None, False):
                 other = "lora" if kind == "mtl_lora" else "mtl_lora"
@@ -92,7 +92,6 @@ class AdapterSettings(Section):
 
 #: Kind of adapter -> settings that mean nothing with it.
 NOT_OF_TYPE = {"lora": ("up_projections", "temperature"), "mtl_lora": ("merge", "quantization")}
-
 
 
 class ModelSettings(Section):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from equipoise import cli, training
+from equipoise import cli, comparison, training
 
 ROOT = Path(__file__).parents[2]
 # Pages whose code another test runs, because it is a file of the package and not a script.
@@ -59,8 +59,17 @@ def test_what_the_page_shows_runs(page: Path, tmp_path: Path, monkeypatch: pytes
     def short(recipe: Any, *, overrides: Sequence[str] = (), **others: Any) -> Any:
         return plain(recipe, overrides=[*overrides, *SHORT], progress=False, **others)
 
-    # Both doors, the command line and Python, fetch `train` from here.
+    compared = comparison.compare
+
+    @functools.wraps(compared)
+    def brief(recipe: Any, *, overrides: Sequence[str] = (), **others: Any) -> Any:
+        few = ["data.max_train_rows=40", "data.validation=0.02", "data.test=0.02"]
+        others |= {"seeds": 1, "search_trials": 2, "progress": False}
+        return compared(recipe, overrides=[*overrides, *SHORT, *few], **others)
+
+    # Both doors, the command line and Python, fetch `train` and `compare` from here.
     monkeypatch.setattr(training, "train", short)
+    monkeypatch.setattr(comparison, "compare", brief)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": f"example_{page.stem.replace('-', '_')}"}
     exec(AROUND.get(page.name, ""), namespace)  # noqa: S102

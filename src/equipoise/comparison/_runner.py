@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -66,7 +68,7 @@ class Runner:
     def run(self, engine: str, *, workers: int | None, threads: int | None) -> dict[str, Any]:
         """Trains, judges, writes; returns the summary."""
         started = time.perf_counter()
-        before = self._training_seconds()
+        before = self._seconds()
         try:
             for stale in self.comparison.folder.glob(".data-*"):  # of a comparison that was killed
                 shutil.rmtree(stale, ignore_errors=True)
@@ -211,16 +213,21 @@ class Runner:
 
     # What came of it -------------------------------------------------------------------------------------------------
 
-    def _training_seconds(self) -> float:
-        """Of all trainings that stand in the folder."""
-        seconds = 0.0
-        for job in self._jobs():
-            found = self.comparison.outcome(job, self.arms[job.arm].folder)
-            seconds += (found or {}).get("training", {}).get("seconds", 0.0)
-        searches = sum(found.get("seconds", 0.0) for found in self.found.values())
-        return float(seconds + searches)
+    def _seconds(self) -> Counter[str]:
+        """Of training and of judging, of all trainings that stand in the folder."""
+        seconds: Counter[str] = Counter()  # typed for whole numbers, and as good with others
+        runs = [self.comparison.run(job, self.arms[job.arm].folder).folder for job in self._jobs()]
+        trials = self.comparison.folder.glob("runs/*/search/trial-*")
+        # A run that was a search's best trial is counted there.
+        own = [run / "metrics.json" for run in runs if not (run / "cost.json").is_file()]
+        for path in [*own, *(trial / "cost.json" for trial in trials)]:
+            if path.is_file():
+                facts = json.loads(path.read_text(encoding="utf-8"))
+                facts = facts.get("training", facts)
+                seconds.update(training=facts["seconds"], judging=facts["judging_seconds"])
+        return seconds
 
-    def _conclude(self, started: float, before: float) -> dict[str, Any]:
+    def _conclude(self, started: float, before: Counter[str]) -> dict[str, Any]:
         tasks = self.data.prepared.tasks
         methods = {
             arm.name: arm.overrides.get("balance.method", self.recipe.balance.method) for arm in self.arms.values()
@@ -249,9 +256,11 @@ class Runner:
                 arm["cost"]["search"] = {key: found[key] for key in ("examples", "seconds", "settings")}
                 arm["cost"]["search"]["trials"] = len(found["trials"])
         summary["train_rows"] = len(self.data.tokens["train"])
-        summary["harness"] = {
+        spent = self._seconds() - before
+        summary["harness"] = {  # of this call; what is neither training nor judging is the harness's own
             "wall_seconds": round(time.perf_counter() - started, 2),
-            "training_seconds": round(self._training_seconds() - before, 2),
+            "training_seconds": round(spent["training"], 2),
+            "judging_seconds": round(spent["judging"], 2),
         }
         write_json(self.comparison.summary_file, summary)
         page = comparison_page(

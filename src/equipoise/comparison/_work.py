@@ -24,6 +24,9 @@ from equipoise.training import RunData, make_plan, read_data, run_trial
 
 __all__ = ["data_of", "search_arm", "train_one", "trial_name"]
 
+#: Of a trial, what the search and the harness add up.
+COST = ("examples", "seconds", "judging_seconds")
+
 
 def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
     """Trains and judges once; a training that fails leaves `failed.json` with the reason.
@@ -103,7 +106,7 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
 
         plan = make_plan(recipes.load(with_settings(base, settings)), place, data)
         found = run_trial(plan, place, seconds=payload["seconds"], watch=watch, callbacks=callbacks)
-        write_json(place / "cost.json", {key: found["training"][key] for key in ("examples", "seconds")})
+        write_json(place / "cost.json", {key: found["training"][key] for key in COST})
         if not found["splits"]:
             return 0.0  # the search has stopped it, and reads no score
         reference.update({} if reference else found["splits"]["validation"])

@@ -42,7 +42,7 @@ def run_trial(
     Args:
         plan: of `make_plan`.
         folder: what stands there is replaced; a folder without `metrics.json` is a trial that was stopped.
-        seconds: stop the training after so many; None trains all steps.
+        seconds: stop the training after so many, evaluations left out; None trains all steps.
         watch: may stop a training that leads nowhere. It is then not judged.
         callbacks: transformers' callbacks.
 
@@ -63,13 +63,17 @@ def run_trial(
         trainer.train()
         spent = time.perf_counter() - started
         best = trainer.load_best()
-    facts = training_facts(trainer, plan, spent, best) | {"examples": trainer.rows_trained}
+    # What evaluations take depends on how many there are and not on the method, so it is told apart.
+    facts = training_facts(trainer, plan, trainer.clock.seconds, best)
+    facts |= {"examples": trainer.rows_trained, "judging_seconds": round(spent - trainer.clock.seconds, 2)}
     found: dict[str, Any] = {"format_version": METRICS_VERSION, "splits": {}, "training": facts, "versions": versions()}
     if judge_at.stopped:
         return found
     # Without Accelerate's wrapper, which would judge in the training's precision: a saved model is judged in its own.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
+    started = time.perf_counter()
     found["splits"] = judge(model, plan.backbone.tokenizer, plan.prepared.tasks, plan, run)
+    facts["judging_seconds"] = round(facts["judging_seconds"] + time.perf_counter() - started, 2)
     write_json(run.metrics_file, found)
     return found
 
@@ -79,16 +83,11 @@ class _Watcher(TrainerCallback):
 
     def __init__(self, trainer: MultiTaskTrainer, seconds: float | None, watch: Watch | None) -> None:
         self.trainer, self.seconds, self.watch = trainer, seconds, watch
-        self.started = time.perf_counter()
         self.stopped = False
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Starts the clock."""
-        self.started = time.perf_counter()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Looks at the clock; a training that ends early is evaluated once more where it ends."""
-        if self.seconds is not None and time.perf_counter() - self.started >= self.seconds:
+        """Looks at the training's clock; a training that ends early is evaluated once more where it ends."""
+        if self.seconds is not None and self.trainer.clock.seconds >= self.seconds:
             control.should_training_stop = True
             control.should_evaluate = self.trainer.eval_dataset is not None
 

@@ -1,0 +1,170 @@
+"""The reference study: does balancing help, on real sets, and what should be the default?
+
+    python benchmarks/study/study.py                 # all parts, in order; goes on where it was stopped
+    python benchmarks/study/study.py sst fiqa        # some of them
+    python benchmarks/study/study.py --collect       # results and pictures from what has been trained
+
+Every part is one `equipoise.compare`, so the tool that users have makes the study. Trainings go to `runs/study/` (ignored by
+git: predictions hold labels of sets that may not be passed on); figures go to `benchmarks/study/results/`.
+Two trainings at a time on Ray, one thread each: on two cores that is a fifth faster than one training on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+DATA = Path(os.environ.get("EQUIPOISE_DATA", ROOT.parent / "shared" / "data"))
+sys.path.insert(0, str(HERE.parent))
+
+#: The arms of systems/dao.md, and six further methods of the family.
+CORE = "equal,tuned-fixed,dao-ablation,uncertainty,famo,upgrad"
+FURTHER = "pcgrad,cagrad,gradnorm,db_mtl,dwa,random"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison."""
+
+    recipe: str
+    methods: str
+    seeds: int
+    overrides: list[str] = field(default_factory=list)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    metrics: list[str] | None = None
+    folds: int | None = None
+
+
+SUBSET = ["data.max_train_rows=2000"]
+
+PARTS = {
+    # All arms, on 2,000 training rows (drawn with seed 0), three seeds.
+    "sst": Part("sst", f"single,{CORE},{FURTHER}", 3, SUBSET, metrics=["polarity.mse", "band.accuracy"]),
+    "emobank": Part(
+        "emobank",
+        f"single,pairs,{CORE}",
+        3,
+        SUBSET,
+        metrics=["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"],
+    ),
+    "phrasebank_fiqa": Part("phrasebank_fiqa", f"single,{CORE}", 3, SUBSET, metrics=["label.accuracy", "polarity.mse"]),
+    # All rows, five seeds: the set is small.
+    "fiqa_aspect": Part("fiqa_aspect", f"single,{CORE}", 5, metrics=["polarity.mse", "aspect.accuracy"]),
+    "fiqa_classes": Part("fiqa_classes", f"single,{CORE}", 5, metrics=["polarity.mse", "band.accuracy"]),
+    # Native, unlike units: constants that nobody tuned.
+    "emobank_native": Part(
+        "emobank_native",
+        "equal,tuned-fixed,dao,uncertainty,famo,upgrad",
+        3,
+        SUBSET,
+        metrics=["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"],
+    ),
+    "sst_hundreds": Part(
+        "sst_hundreds", "equal,tuned-fixed,dao,uncertainty,famo", 3, SUBSET, metrics=["polarity.mse", "band.accuracy"]
+    ),
+}
+
+
+def hundreds() -> None:
+    """SST with its scores from 0 to 100: made here, from the set that lies beside the project."""
+    folder = ROOT / "runs" / "study" / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation", "test"):
+        with (DATA / "sst" / f"{split}.csv").open(encoding="utf-8", newline="") as source:
+            rows = [
+                {"text": row["text"], "score": f"{100 * float(row['score']):.4f}"} for row in csv.DictReader(source)
+            ]
+        with (folder / f"sst_hundreds_{split}.csv").open("w", encoding="utf-8", newline="") as target:
+            writer = csv.DictWriter(target, ["text", "score"])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def run(name: str, engine: str, workers: int) -> None:
+    """Trains what a part lacks."""
+    import equipoise as eq
+
+    part = PARTS[name]
+    if name == "sst_hundreds":
+        hundreds()
+    started = time.perf_counter()
+    eq.compare(
+        HERE / "recipes" / f"{part.recipe}.yaml",
+        methods=split_methods(part.methods),
+        seeds=part.seeds,
+        arms=part.arms,
+        metrics=part.metrics,
+        folds=part.folds,
+        overrides=part.overrides,
+        search_trials=8,
+        engine=engine,
+        workers=workers,
+        threads=1 if engine == "ray" else None,
+        output=ROOT / "runs" / "study" / name,
+    )
+    with (ROOT / "runs" / "study" / "seconds.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"part": name, "wall_seconds": round(time.perf_counter() - started, 1)}) + "\n")
+
+
+def split_methods(text: str) -> list[str]:
+    from equipoise.comparison import split_methods as split
+
+    return list(split(text))
+
+
+def collect() -> None:
+    """Copies figures, no predictions: `results/PART.json` (the summary) and `results/PART.parquet` (every metric of every run)."""
+    from _common import machine
+
+    import equipoise as eq
+
+    log = ROOT / "runs" / "study" / "seconds.jsonl"
+    spent = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    for name in PARTS:
+        comparison = eq.Comparison(ROOT / "runs" / "study" / name)
+        if not comparison.summary_file.is_file():
+            print(f"{name}: not finished")
+            continue
+        summary = comparison.summary
+        settings = json.loads(comparison.settings_file.read_text(encoding="utf-8"))
+        summary["machine"] = machine()
+        summary["command"] = f"python benchmarks/study/study.py {name}"
+        summary["seconds_of_all_calls"] = sum(line["wall_seconds"] for line in spent if line["part"] == name)
+        summary["searches"] = {
+            arm: found for arm in settings["arms"] if (found := comparison.search(settings["arms"][arm]["name"]))
+        }
+        (HERE / "results").mkdir(exist_ok=True)
+        text = json.dumps(summary, separators=(",", ":"))
+        assert str(ROOT) not in text, "a path of this machine"
+        (HERE / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        comparison.results.to_parquet(HERE / "results" / f"{name}.parquet", index=False)
+        print(f"{name}: {'; '.join(summary['verdict'][:2])}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none = all")
+    parser.add_argument("--collect", action="store_true", help="no training: copy the figures")
+    parser.add_argument("--engine", choices=["ray", "local"], default="ray")
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}")
+    for name in [] if options.collect else options.parts or PARTS:
+        print(f"== {name} ==", flush=True)
+        run(name, options.engine, options.workers)
+    collect()
+
+
+if __name__ == "__main__":
+    main()
