@@ -122,7 +122,7 @@ def split_methods(text: str) -> list[str]:
 
 
 def collect() -> None:
-    """Copies figures, no predictions: `results/PART.json` (the summary) and `results/PART.parquet` (every metric of every run)."""
+    """Copies figures and no predictions: each part's summary, and every metric of every run."""
     from _common import machine
 
     import equipoise as eq

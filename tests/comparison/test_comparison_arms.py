@@ -125,6 +125,12 @@ def test_further_arms_are_recipe_settings(recipe: Recipe) -> None:
     assert settings_of(arms[1], recipe).balance.method == "dao"
 
 
+def test_no_name_leads_out_of_the_folder(recipe: Recipe) -> None:
+    folders = [Arm(name, "setting").folder for name in ("..", "../../x", "/etc/passwd", ".data", "a b", "x" * 999)]
+    assert folders[:5] == ["-", "--..-x", "-etc-passwd", "-data", "a-b"]
+    assert len(folders[5]) == 120
+
+
 @pytest.mark.parametrize(("text", "expected"), [("5", 5), ("0,1,7", [0, 1, 7])])
 def test_seeds(text: str, expected: object) -> None:
     assert seeds_of(text) == expected

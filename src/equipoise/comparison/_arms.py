@@ -59,7 +59,7 @@ class Arm:
     @property
     def folder(self) -> str:
         """A name for its folder."""
-        return re.sub(r"[^\w.+-]+", "-", self.name)
+        return re.sub(r"[^\w+.-]+|^\.+", "-", self.name)[:120]  # and so never above its own place
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""

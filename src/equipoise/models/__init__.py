@@ -2,7 +2,8 @@
 
 `build` makes a model for a recipe's tasks, `save_model` and `load_model` are the way to disk and back, and `cut_task`
 writes one task as a stock checkpoint of its own. `slices` says which columns of the logits are whose. The last layers
-may exist once a task (`_private.py`): what is shared below them still runs once a batch.
+may exist once a task (`_private.py`): what is shared below them still runs once a batch. With task-specific adapters
+(`_mtl_lora.py`) nothing does: the backbone runs once a task.
 """
 
 from equipoise.models._adapter import modules_to_save, target_pattern

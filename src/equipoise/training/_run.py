@@ -183,6 +183,9 @@ def opening_lines(plan: Plan) -> list[str]:
         when = ", once their gradients disagree" if plan.recipe.model.private_when == "conflict" else ""
         count, tasks = plan.recipe.model.private_layers, len(plan.prepared.tasks)
         lines.append(f"private layers: the last {count} exist once for each of {tasks} tasks{when}")
+    adapter = plan.recipe.model.adapter
+    if adapter is not None and adapter.type == "mtl_lora":
+        lines.append(f"adapters: mtl_lora, so the backbone runs once for each of {len(plan.prepared.tasks)} tasks")
     lines.append(f"precision: {about['precision']}, because {about['precision_reason']}")
     method = plan.recipe.balance.method
     lines.append(f"training: {about['steps']} steps on {about['device']}, balanced by {method}")
