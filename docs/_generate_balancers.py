@@ -77,7 +77,7 @@ nothing else: a tensor that is no parameter is a representation.
 
 | `balance.shared` | in Python | what is walked back, for each task | not seen |
 | --- | --- | --- | --- |
-| `representation` | the tensor `[n, d]` that the heads were fed with (private blocks: the last shared block's output, `[n, length, d]`; mtl_lora: each task's own) | its head | the backbone |
+| `representation` | the tensor `[n, d]` that the heads were fed with (private blocks and mtl_lora: each task's own) | its head | the backbone |
 | `last_layer` | `list(block.parameters())` of the last block | its head and that block | the layers below |
 | `adapter` | the adapter's trained parameters (of mtl_lora what the tasks share: A and the B's) | head and backbone, for the adapter's gradients only | nothing else trains |
 | `all` | every trained parameter that the tasks share | head and backbone | nothing |

@@ -19,12 +19,13 @@ def compare(
             help="Balancing methods, name or name(setting=value), and: single, pairs, tuned-fixed, plain, dao-ablation."
         ),
     ] = "equal,dao,tuned-fixed,single",
-    seeds: Annotated[str, typer.Option(help="How many, or which: 5, or 0,1,7.")] = "3",
+    seeds: Annotated[str, typer.Option(help="How many, or which: 5, or 0,1,7, or 7, for one.")] = "3",
     arms: Annotated[
         Path | None, typer.Option(help="YAML: further arms by name, each a mapping of recipe settings.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="The arm that the others are compared with; else equal, or the first.")
+        str | None,
+        typer.Option(help="The arm that the others are compared with; else that of the folder, equal, or the first."),
     ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="What is judged, such as polarity.mse,label.accuracy; else each task's main one.")

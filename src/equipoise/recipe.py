@@ -174,6 +174,9 @@ def mapping_of(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(value, dict) for value in data.values()):
         raise RecipeError(f"{path}: expected a mapping of names to recipe settings, found {data!r}"[:300])
+    for name in data:
+        if not isinstance(name, str):  # 8, true, null or a date: YAML sees no text in it
+            raise RecipeError(f"{path}: a name is text, found {name!r}. Put it in quotes: '{name}'")
     return data
 
 

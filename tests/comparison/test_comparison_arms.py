@@ -127,18 +127,46 @@ def test_further_arms_are_recipe_settings(recipe: Recipe) -> None:
 
 def test_no_name_leads_out_of_the_folder(recipe: Recipe) -> None:
     folders = [Arm(name, "setting").folder for name in ("..", "../../x", "/etc/passwd", ".data", "a b", "x" * 999)]
-    assert folders[:5] == ["-", "--..-x", "-etc-passwd", "-data", "a-b"]
+    assert [folder.rpartition("-")[0] for folder in folders[:5]] == ["-", "--..-x", "-etc-passwd", "-data", "a-b"]
+    assert [len(folder.rpartition("-")[2]) for folder in folders] == [8] * 6
     assert len(folders[5]) == 120
 
 
-@pytest.mark.parametrize(("text", "expected"), [("5", 5), ("0,1,7", [0, 1, 7])])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("lr 1", "lr:1", "lr/1", "lr-1"),
+        ("x" * 120, "x" * 121, "x" * 121 + "y"),
+        ("\u597d" * 200, "\u597d" * 201),  # three bytes each
+        (".", "..", "-"),
+        ("single:a b", "single:a-b", "single-a-b"),
+    ],
+)
+def test_no_two_names_share_a_folder(names: tuple[str, ...]) -> None:
+    folders = [Arm(name, "setting").folder for name in names]
+    assert len(set(folders)) == len(names)
+    assert all(len(folder.encode()) <= 120 for folder in folders)
+    assert folders == [Arm(name, "setting").folder for name in names], "the same the next time"
+
+
+def test_a_name_that_can_be_a_folder_is_its_folder() -> None:
+    for name in ("equal", "dao+uw", "x" * 120, "\u597d" * 40, "v1.2_b"):
+        assert Arm(name, "setting").folder == name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("5", 5), ("0,1,7", [0, 1, 7]), ("7,", [7]), (" 7 , ", [7]), ("0,1,", [0, 1])]
+)
 def test_seeds(text: str, expected: object) -> None:
     assert seeds_of(text) == expected
 
 
 def test_bad_seeds_and_grids() -> None:
-    with pytest.raises(RecipeError, match=r"seeds: expected a number or a list such as 0,1,7, found 'many'"):
+    with pytest.raises(RecipeError, match=r"seeds: expected a number or a list such as 0,1,7 \(or 7, for one\), found 'many'"):
         seeds_of("many")
+    for bad in ("\u00b2", "1,\u00b2", ",", "", "1,,2", ",7", "-1", "1.5", "9" * 5000):
+        with pytest.raises(RecipeError, match=r"seeds: expected a number or a list"):
+            seeds_of(bad)
     with pytest.raises(RecipeError, match=r"tune: expected KEY=A,B"):
         grid_of(["training.learning_rate"])
     assert grid_of(["training.learning_rate=2e-5,1e-4"]) == {"training.learning_rate": [2e-5, 1e-4]}

@@ -206,6 +206,36 @@ def test_folds_are_joined_to_one_measurement():
     assert arm_of(summary, "dao")["runs"] == 2
 
 
+def with_grades(fold_scales=True):
+    """Runs of three folds that are judged on five grades, each decoded with the scaling of its fold's training scores."""
+    runs, tasks = records(arms=["equal", "dao"], seeds=2, folds=3, rows=200, tasks=["polarity"], singles=False)
+    rng = np.random.default_rng(0)
+    grades = [rng.integers(1, 6, 200) for _ in range(3)]
+    for run in runs:
+        scale, offset = (1.31 + 0.03 * run["fold"], 3.02 - 0.07 * run["fold"]) if fold_scales else (1.0, 0.0)
+        true = ((grades[run["fold"]] - offset) / scale).astype(np.float32).astype(np.float64) * scale + offset
+        own = np.random.default_rng([run["seed"], run["fold"], run["arm"] == "dao"]).normal(0, 1, 200)
+        run["predictions"] = {"polarity": {"true": true, "predicted": grades[run["fold"]] + own}}
+    return runs, tasks
+
+
+def test_folds_with_a_scaling_each_are_judged_on_the_same_scores():
+    targets = {"polarity": np.repeat(np.arange(1, 6), [40, 50, 30, 20, 2]).astype(np.float32)}
+    found = [
+        summarise(*with_grades(scales)[:1], tasks=with_grades(scales)[1], baseline="equal", train_targets=targets)
+        for scales in (True, False)
+    ]
+    for arm in ("equal", "dao"):
+        scaled, plain = (arm_of(one, arm) for one in found)
+        # Equal grades of two folds are ties, which only equal numbers are.
+        for metric in ("spearman", "mse"):
+            wanted = plain["metrics"]["polarity"][metric]["values"]
+            assert scaled["metrics"]["polarity"][metric]["values"] == pytest.approx(wanted, rel=1e-9), metric
+        counts = [[one["n"] for one in each["regions"]["polarity"]["regions"]] for each in (scaled, plain)]
+        assert counts[0] == counts[1]
+        assert sum(counts[0]) == 600
+
+
 def test_a_failed_or_missing_fold_fails_its_seed():
     def change(runs):
         runs = [run for run in runs if not (run["arm"] == "dao" and run["seed"] == 1 and run["fold"] == 2)]
@@ -318,6 +348,77 @@ def test_without_a_test_split_validation_is_judged():
     assert any("no test split" in sentence for sentence in summary["verdict"])
 
 
+def test_an_arm_with_another_scaling_is_judged_on_the_same_rows():
+    def change(runs):
+        for run in runs:
+            if run["arm"] == "dao":
+                true = run["predictions"]["polarity"]["true"]
+                run["predictions"]["polarity"]["true"] = ((true - 0.2) / 0.7).astype(np.float32).astype(
+                    float
+                ) * 0.7 + 0.2
+        return runs
+
+    summary, usual = summary_of(singles=False, change=change), summary_of(singles=False)
+    assert summary["unpaired"] == []
+    for arm in ("dao", "uncertainty"):
+        found, wanted = (arm_of(one, arm)["differences"]["polarity.mse"] for one in (summary, usual))
+        assert found["rows_se"] == pytest.approx(wanted["rows_se"], rel=1e-4)
+    assert arm_of(summary, "dao")["differences"]["polarity.mse"]["rows_se"] > 0
+
+
+def test_an_arm_on_other_labels_loses_its_own_differences_only():
+    def change(runs):
+        for run in runs:
+            if run["arm"] == "dao":
+                found = run["predictions"]["polarity"]
+                found["true"] = np.where(np.arange(len(found["true"])) == 7, found["true"] + 0.01, found["true"])
+        return runs
+
+    summary, usual = summary_of(change=change), summary_of()
+    assert summary["unpaired"] == ["polarity"]
+    assert (
+        list(arm_of(summary, "dao")["differences"])
+        == list(arm_of(summary, "dao")["versus_single"])
+        == ["label.macro_f1"]
+    )
+    found, wanted = (arm_of(one, "uncertainty")["differences"]["polarity.mse"] for one in (summary, usual))
+    for key in ("mean", "low", "high", "p", "rows_se", "n"):
+        assert found[key] == wanted[key], key
+    assert arm_of(summary, "equal")["versus_single"]["polarity.mse"]["rows_se"] > 0
+
+
+def test_arms_on_other_labels_can_be_compared_with_each_other():
+    def change(runs):
+        for run in runs:
+            if run["arm"] != "equal":
+                run["predictions"]["polarity"] = {side: one[5:] for side, one in run["predictions"]["polarity"].items()}
+        return runs
+
+    runs, tasks = records(singles=False)
+    summary = summarise(change(runs), tasks=tasks, baseline="dao", judged=["polarity.mse"])
+    assert arm_of(summary, "uncertainty")["differences"]["polarity.mse"]["rows_se"] > 0
+    assert arm_of(summary, "equal")["differences"] == {}
+    # Nothing at all stands beside the baseline.
+    other = summarise(runs, tasks=tasks, baseline="equal", judged=["polarity.mse"])
+    assert "Nothing else has a finished run on the same rows to compare with equal" in other["verdict"][0]
+
+
+def test_a_difference_that_is_not_tested_is_the_same():
+    """Several classes a text: no rows to draw again; and a metric that no seed moves."""
+
+    def change(runs):
+        for run in runs:
+            run["metrics"]["test"]["flags"]["macro_f1"] = {"equal": 0.7, "dao": 0.8, "uncertainty": 0.7}[run["arm"]]
+        return runs
+
+    summary = summary_of(tasks=["polarity", "flags"], singles=False, change=change)
+    found = arm_of(summary, "dao")["differences"]["flags.macro_f1"]
+    assert (found["p"], found["p_holm"], found["low"], found["verdict"]) == (None, None, None, "same")
+    assert found["mean"] == pytest.approx(0.1)
+    same = arm_of(summary, "uncertainty")["differences"]["flags.macro_f1"]
+    assert (same["mean"], same["low"], same["high"], same["p"], same["verdict"]) == (0.0, 0.0, 0.0, 1.0, "same")
+
+
 def test_rows_that_differ_between_runs_are_told():
     def change(runs):
         found = next(run for run in runs if run["arm"] == "dao")["predictions"]["polarity"]
@@ -327,8 +428,11 @@ def test_rows_that_differ_between_runs_are_told():
 
     summary = summary_of(singles=False, change=change)
     assert summary["unpaired"] == ["polarity"]
-    assert arm_of(summary, "dao")["differences"]["polarity.mse"]["rows_se"] is None
-    assert arm_of(summary, "dao")["differences"]["label.macro_f1"]["rows_se"] > 0
+    # That run is left out, its seed with it; the others stand as they are.
+    found = arm_of(summary, "dao")["differences"]
+    assert (found["polarity.mse"]["n"], found["label.macro_f1"]["n"]) == (2, 3)
+    assert found["polarity.mse"]["rows_se"] > 0
+    assert arm_of(summary, "uncertainty")["differences"]["polarity.mse"]["n"] == 3
     assert any("judged rows of polarity are not the same" in sentence for sentence in summary["verdict"])
 
 

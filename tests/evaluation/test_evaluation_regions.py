@@ -39,6 +39,27 @@ def test_the_ends_of_an_even_score_are_no_rarer_than_its_middle():
     assert regions.of(np.array([0.0, 0.01, 0.5, 1.0])).tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("grid", [np.arange(1.0, 6.0), np.arange(-20, 21) / 20.0])
+def test_how_a_run_scaled_its_scores_changes_no_region(grid):
+    """Five stars, and a score in steps that lie on edges of bins, from training runs with a mean and deviation each."""
+    rng = np.random.default_rng(0)
+    scores = rng.choice(grid, 600, p=np.arange(len(grid), 0, -1) / np.arange(1, len(grid) + 1).sum())
+    scores[: len(grid)] = grid
+
+    def read(offset, scale):  # what a run with this scaling says the scores are
+        return ((scores - offset) / scale).astype(np.float32).astype(np.float64) * scale + offset
+
+    whole = score_regions(read(scores.mean(), scores.std()))
+    wanted = whole.of(read(scores.mean(), scores.std()))
+    assert np.bincount(wanted, minlength=3) / 600 == pytest.approx(whole.train_share)
+    assert wanted.max() > 0  # else there is nothing to confuse
+    for fold in range(20):
+        part = rng.choice(scores, 400)
+        assert np.array_equal(whole.of(read(part.mean(), part.std())), wanted), fold
+    # Beyond the training scores is still beyond them.
+    assert whole.of(np.array([grid[0] - 1e-3, grid[-1] + 1e-3])).tolist() == [2, 2]
+
+
 def test_constant_and_missing_scores():
     regions = score_regions(np.array([0.5, np.nan, 0.5]))
     assert regions.of(np.array([0.5, 9.0])).tolist() == [0, 2]

@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from equipoise.evaluation._significance import (
-    _error,
+    _half,
     _power,
+    _sources,
     holm,
     mean_interval,
     paired_difference,
@@ -53,15 +54,66 @@ def test_seeds_alone_are_a_paired_t_test():
 
 def test_seeds_and_rows_by_hand():
     found = paired_difference([1.0, 2.0, 3.0], [1.0, 1.0, 1.0], better="min", rows_se=0.5, rows=101)
-    variance = 1 / 3 + 0.25
-    df = variance**2 / ((1 / 3) ** 2 / 2 + 0.25**2 / 100)
+    # s = 1 over 3 seeds, and v = 0.25 of 101 rows: quantiles of a table with 2 and with 100 degrees of freedom.
     assert found["mean"] == 1.0
-    assert found["high"] == pytest.approx(1 + stats.t.ppf(0.975, df) * math.sqrt(variance))
-    assert found["p"] == pytest.approx(2 * stats.t.sf(1 / math.sqrt(variance), df))
+    assert found["high"] == pytest.approx(1 + math.sqrt(4.302653**2 / 3 + 1.983972**2 * 0.25), rel=1e-6)
     # Less is better, so 1.0 more than a baseline of 1.0 is 100 % worse, and the ends change places.
     assert found["relative"]["mean"] == pytest.approx(-100.0)
     assert found["relative"]["low"] == pytest.approx(-100 * found["high"])
     assert found["relative"]["high"] == pytest.approx(-100 * found["low"])
+
+
+@pytest.mark.parametrize(
+    ("apart", "rows_se"), [([0.9, 1.0, 1.1], 0.2), ([0.1, 2.0], 0.3), ([1.0, 1.001], 0.01), ([5.0, -4.0, 0.2], 0.001)]
+)
+def test_the_interval_of_level_1_less_p_ends_at_0(apart, rows_se):
+    options = {"better": "max", "rows_se": rows_se, "rows": 200}
+    found = paired_difference(apart, [0.0] * len(apart), **options)
+    again = paired_difference(apart, [0.0] * len(apart), level=1 - found["p"], **options)
+    assert again["low"] == pytest.approx(0.0, abs=1e-6 * found["mean"])
+    # Between what it would be if all the variance were of one source.
+    z = found["mean"] / math.hypot(found["seeds_sd"] / math.sqrt(len(apart)), rows_se)
+    assert 2 * stats.t.sf(z, 199) < found["p"] < 2 * stats.t.sf(z, len(apart) - 1)
+
+
+def test_p_of_differences_far_beyond_doubt():
+    many = 1.0 + 1e-6 * np.arange(40)
+    for rows_se in (1e-6, 1e-3, None):
+        assert 0 <= paired_difference(many, 0 * many, better="max", rows_se=rows_se, rows=500)["p"] < 1e-90
+    # Two seeds bound p, however alike they are: t with one degree of freedom has heavy tails.
+    one = paired_difference([1.0, 1.0 + 2e-9], [0.0, 0.0], better="max", rows_se=1e-3, rows=500)
+    assert one["p"] == pytest.approx(2 * stats.t.sf(1e9, 1), rel=1e-2)
+    two = paired_difference([1.0, 1.1], [0.0, 0.0], better="max", rows_se=1e-9, rows=500)
+    assert two["p"] == pytest.approx(2 * stats.t.sf(1.05 / 0.05, 1), rel=1e-6)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(("seeds_sd", "rows_se"), [(1.0, 0.05), (1.0, 0.2), (1.0, 0.5), (1.0, 1.0), (0.3, 1.0)])
+def test_intervals_hold_with_few_seeds(seeds, seeds_sd, rows_se):
+    """True difference 0: as Satterthwaite's degrees of freedom do not, these miss it no more often than they say."""
+    rng, trials, rows = np.random.default_rng(5), 40_000, 200
+    mean = rng.normal(0, math.hypot(seeds_sd / math.sqrt(seeds), rows_se), trials)
+    from_seeds = seeds_sd**2 / seeds * rng.chisquare(seeds - 1, trials) / (seeds - 1)
+    from_rows = rows_se**2 * rng.chisquare(rows - 1, trials) / (rows - 1)
+    sources = [(from_seeds, seeds - 1), (from_rows, rows - 1)]
+    for alpha in (0.05, 0.005):  # a tenth of it is what the first of ten tests must pass
+        missed = np.abs(mean) > _half(sources, alpha)
+        assert missed.mean() <= alpha + 3 * math.sqrt(alpha / trials)
+    # With a single source they are exact, not merely on the safe side.
+    if rows_se <= 0.05 * seeds_sd:
+        assert np.mean(np.abs(mean) > _half(sources, 0.05)) > 0.045
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_p_is_below_its_level_no_more_often_than_it_says(seeds, monkeypatch):
+    """The same of the whole function, by fewer trials."""
+    monkeypatch.setattr("equipoise.evaluation._significance.seeds_needed", lambda *given: 1)
+    rng, trials = np.random.default_rng(6), 3000
+    apart = rng.normal(0, 0.3, (trials, 1)) + rng.normal(0, 1.0, (trials, seeds))
+    found = [paired_difference(one, [0.0] * seeds, better="max", rows_se=0.3, rows=500) for one in apart]
+    alarms = np.mean([one["p"] < 0.05 for one in found])
+    assert alarms <= 0.05 + 3 * math.sqrt(0.05 / trials)
+    assert alarms == np.mean([not one["low"] <= 0 <= one["high"] for one in found])
 
 
 def test_one_seed_leaves_the_rows():
@@ -79,9 +131,39 @@ def test_no_variance():
     assert (same["mean"], same["low"], same["high"], same["p"]) == (0.0, 0.0, 0.0, 1.0)
     assert same["seeds_needed"] is None
     assert same["rows_needed"] is None
-    apart = paired_difference([0.4, 0.4], [0.3, 0.3], better="min")
-    assert (apart["low"], apart["high"], apart["p"]) == (apart["mean"], apart["mean"], 0.0)
     assert paired_difference([1.0, 2.0], [0.0, 0.0], better="max")["relative"]["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ([0.8, 0.8], [0.7, 0.7]),
+        # 0.75 - 0.7 and 0.85 - 0.8 are 1e-16 apart, and so are these three.
+        ([0.75, 0.85], [0.70, 0.80]),
+        ([0.8, 0.9, 0.7], [0.75, 0.85, 0.65]),
+    ],
+)
+@pytest.mark.parametrize("rows_se", [None, 0.0, 1e-17])
+def test_a_difference_without_any_known_doubt_is_not_tested(ours, theirs, rows_se):
+    found = paired_difference(ours, theirs, better="max", rows_se=rows_se, rows=100)
+    assert found["mean"] == pytest.approx(ours[0] - theirs[0])
+    assert found["seeds_sd"] == 0.0
+    keys = ("p", "low", "high", "seeds_needed", "rows_needed")
+    assert [found[key] for key in keys] == [None] * 5
+    assert found["relative"] == {
+        "mean": pytest.approx(100 * found["mean"] / np.mean(theirs)),
+        "low": None,
+        "high": None,
+    }
+
+
+def test_rounding_is_no_spread_beside_what_rows_bring():
+    found = paired_difference([0.75, 0.85], [0.70, 0.80], better="max", rows_se=0.02, rows=200)
+    assert found["seeds_sd"] == 0.0
+    assert found["p"] == pytest.approx(2 * stats.t.sf(0.05 / 0.02, 199))
+    tiny = paired_difference([3e-9, 1e-9], [0.0, 0.0], better="max")  # small numbers are no rounding
+    assert tiny["seeds_sd"] == pytest.approx(math.sqrt(2) * 1e-9)
+    assert mean_interval([0.1 + 0.2, 0.3])["sd"] == 0.0
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [([], []), ([1.0], [1.0, 2.0])])
@@ -165,12 +247,25 @@ def test_seeds_needed_is_the_textbook_number():
     assert seeds_needed(0.5, 1.0) == 34
     assert seeds_needed(-0.5, 1.0) == 34
     assert seeds_needed(10.0, 1e-6) == 2
+    assert seeds_needed(10.0, 0.0) is None
 
 
-def test_power_is_how_often_a_simulation_finds_it():
-    rng = np.random.default_rng(4)
-    found = stats.ttest_1samp(rng.normal(0.5, 1.0, (20_000, 20)), 0, axis=1).pvalue < 0.05
-    assert _power(0.5, *_error(1.0, 20, None, 0), 0.95) == pytest.approx(found.mean(), abs=0.01)
+def test_power_of_one_source_is_that_of_a_t_test():
+    for n, mean in ((2, 10.0), (3, 3.0), (20, 0.5), (1000, 0.05)):
+        wanted = stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, mean * math.sqrt(n))
+        assert _power(mean, _sources(1.0, n, None, 0), 0.95) == pytest.approx(wanted, abs=1e-3)
+        assert _power(mean, _sources(None, 0, 1 / math.sqrt(n), n), 0.95) == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize(("n", "mean"), [(2, 6.0), (3, 2.5), (8, 1.5)])
+def test_power_is_how_often_a_simulation_finds_it(n, mean):
+    rng, rows, rows_se, trials = np.random.default_rng(4), 50, 0.4, 40_000
+    apart = rng.normal(mean, rows_se, (trials, 1)) + rng.normal(0, 1.0, (trials, n))
+    from_rows = rows_se**2 * rng.chisquare(rows - 1, trials) / (rows - 1)
+    half = _half([(apart.var(axis=1, ddof=1) / n, n - 1), (from_rows, rows - 1)], 0.05)
+    found = np.mean(apart.mean(axis=1) > half)
+    assert 0.2 < found < 0.98
+    assert _power(mean, _sources(1.0, n, rows_se, rows), 0.95) == pytest.approx(found, abs=0.01)
 
 
 def test_where_rows_leave_too_much_doubt_no_seeds_are_enough():

@@ -205,21 +205,22 @@ def test_an_early_sidecar_without_private_layers_still_loads(tiny_backbone, tmp_
 
 
 @pytest.mark.parametrize(("name", "pooling"), SOME)
-def test_representation_is_what_the_last_shared_block_gives(tiny_backbone, name, pooling):
+def test_representation_is_what_the_heads_read(tiny_backbone, name, pooling):
     made = parted(tiny_backbone(name), pooling=pooling)
     model = made.model.eval()
     kept = []
-    hook = shared_blocks(model)[-1].register_forward_hook(lambda *args: kept.append(args[-1]))
+    hook = output_layer(model).register_forward_pre_hook(lambda module, args: kept.append(args[0]))
     outputs = model(**encode(made.tokenizer))
     hook.remove()
-    trunk = kept[0][0] if isinstance(kept[0], tuple) else kept[0]
     shared = representation(model)
-    assert shared is trunk
+    assert shared is kept[0]
     assert shared is outputs.shared
-    assert shared.shape[::2] == (4, 32)  # once a row, not once a row and task
-    for columns in COLUMNS.values():
+    count = len(COLUMNS)
+    assert len(shared) == count * len(outputs.logits)
+    for own, columns in enumerate(COLUMNS.values()):
         (gradient,) = torch.autograd.grad(outputs.logits[:, columns].sum(), shared, retain_graph=True)
-        assert gradient.abs().sum() > 0
+        for chunk, part in enumerate(gradient.chunk(count)):
+            assert (part.abs().sum() > 0) == (chunk == own)
     with pytest.raises(RuntimeError, match="no forward pass"):
         representation(model)
 

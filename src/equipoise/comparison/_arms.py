@@ -6,10 +6,13 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import blake2b
 from typing import Any, Literal
 
 from equipoise import recipe as recipes
+from equipoise._recipe_problems import check_balance
+from equipoise.comparison._search_space import Space
 from equipoise.errors import RecipeError
 from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
@@ -32,6 +35,10 @@ PLAIN = {"balance.method": "equal", "training.warmup": 0.0, "training.weight_dec
 #: In an override: the heads learn at the backbone's rate, whatever a search makes of it.
 SAME = "same"
 PLAIN_RATES = (2e-5, 5e-5, 1e-4)
+#: What says of a task, beside its column, what its labels are. Where one of them differs, so does what a metric means.
+LABELS = ("type", "labels", "casefold", "source", "bins", "thresholds", "separator", "empty")
+#: Of a folder's name, in bytes; file systems end at 255.
+LONGEST = 120
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class Arm:
         tasks: the tasks that it trains; None = all.
         search_weights: fixed weights are searched before the runs.
         grid: recipe key -> values to choose from before the runs, on validation.
-        other_labels: tasks whose classes are not the recipe's, so that their metrics say nothing beside the others'.
+        other_labels: tasks whose labels are not the recipe's, so that their metrics say nothing beside the others'.
+            `expand` finds them.
     """
 
     name: str
@@ -58,8 +66,12 @@ class Arm:
 
     @property
     def folder(self) -> str:
-        """A name for its folder."""
-        return re.sub(r"[^\w+.-]+|^\.+", "-", self.name)[:120]  # and so never above its own place
+        """A name for its folder: the arm's and, where that cannot be used as it stands, a digest that keeps it apart."""
+        plain = re.sub(r"[^\w+.-]+|^\.+", "-", self.name)  # and so never above its own place
+        if plain == self.name and len(plain.encode()) <= LONGEST:
+            return plain
+        digest = blake2b(self.name.encode(errors="surrogatepass"), digest_size=4).hexdigest()
+        return f"{plain.encode()[: LONGEST - 9].decode(errors='ignore')}-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -89,7 +101,12 @@ class Unusable:
 
 
 def expand(
-    methods: Iterable[str], recipe: Recipe, extra: Mapping[str, Mapping[str, Any]] | None = None
+    methods: Iterable[str],
+    recipe: Recipe,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    tune: Mapping[str, Sequence[Any]] | None = None,
+    taken: Iterable[str] = (),
 ) -> tuple[list[Arm], list[Unusable]]:
     """Arms of what a user asked for.
 
@@ -97,29 +114,34 @@ def expand(
         methods: names of balancing methods, `name(setting=value, ...)`, or keys of `FAMILIES`.
         recipe: what the arms change.
         extra: name -> recipe overrides, for arms that no method's name gives.
+        tune: recipe key -> values, for every arm that has no grid of its own.
+        taken: names that stand in the comparison already.
 
     Returns:
-        The arms, and what was asked for and cannot be made, with the reason.
+        The arms, and what was asked for and cannot be made, with the reason, under names that no arm has.
 
     Raises:
-        RecipeError: two arms share a name, or there is none.
+        RecipeError: what was asked for is no list of methods, or no mapping of names to settings or values; two arms
+            share a name; or there is none.
     """
-    arms: list[Arm] = []
+    grid = Space(grid=_named("tune", tune, "values")).grid if tune else {}
+    asked: list[Arm] = []
     unusable: list[Unusable] = []
-    for text in methods:
+    for text in _methods(methods):
         try:
-            for arm in _arms_of(text.strip(), recipe):
-                _check(arm, recipe)
-                arms.append(arm)
+            asked += _arms_of(text, recipe)
         except RecipeError as error:
-            unusable.append(Unusable(text.strip(), _one_line(error)))
-    for name, overrides in (extra or {}).items():
+            unusable.append(Unusable(text, _one_line(error)))
+    for name, overrides in _named("arms", {} if extra is None else extra, "recipe settings").items():
+        if not isinstance(overrides, Mapping):
+            raise RecipeError(f"compare: arms: '{name}': expected a mapping of recipe settings, found {overrides!r}")
+        asked.append(Arm(name, "setting", _flat(overrides)))
+    arms: list[Arm] = []
+    for arm in asked:
         try:
-            arm = Arm(name, "setting", _flat(overrides))
-            _check(arm, recipe)
-            arms.append(arm)
+            arms.append(_checked(replace(arm, grid=arm.grid or grid), recipe))
         except RecipeError as error:
-            unusable.append(Unusable(name, _one_line(error)))
+            unusable.append(Unusable(arm.name, _one_line(error)))
     folders = [arm.folder for arm in arms]
     for position, folder in enumerate(folders):
         if folder in folders[:position]:
@@ -127,16 +149,51 @@ def expand(
     if not arms:
         reasons = "; ".join(f"{arm.name}: {arm.reason}" for arm in unusable) or "no method was named"
         raise RecipeError(f"compare: nothing can be trained. {reasons}")
-    return arms, unusable
+    return arms, _apart(unusable, {*taken, *(arm.name for arm in arms)})
+
+
+def _methods(given: Iterable[str]) -> list[str]:
+    methods: object = given
+    # One name is a sequence of letters.
+    listed: list[Any] = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [None]
+    if not all(isinstance(text, str) and text.strip() for text in listed):
+        raise RecipeError(f"compare: methods: expected a list of names such as ['equal', 'dao'], found {given!r}")
+    return [text.strip() for text in listed]
+
+
+def _named(setting: str, given: Mapping[str, Any], of: str) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"compare: {setting}: expected a mapping of names to {of}, found {given!r}")
+    for name in given:
+        if not isinstance(name, str) or not name.strip():
+            raise RecipeError(f"compare: {setting}: a name is text that is not blank, found {name!r}")
+    return given
+
+
+def _apart(unusable: Iterable[Unusable], taken: set[str]) -> list[Unusable]:
+    """Each once, and under a name of its own: they stand in one table with the arms."""
+    found: dict[str, Unusable] = {}
+    for one in dict.fromkeys(unusable):
+        name, number = one.name, 1
+        while name in taken or name in found:
+            number += 1
+            name = f"{one.name} ({number})"
+        found[name] = replace(one, name=name)
+    return list(found.values())
 
 
 def settings_of(arm: Arm, recipe: Recipe, found: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe of an arm.
 
+    An arm of some tasks keeps the recipe's others, which say how rows are split; only its balance says nothing of them.
+
     Args:
         arm: the arm.
         recipe: the comparison's.
         found: what the arm's search found, recipe key -> value.
+
+    Raises:
+        RecipeError: its settings are not valid.
     """
     changes = dict(arm.overrides) | dict(found or {})
     data = recipe.model_dump(mode="json", by_alias=True)
@@ -154,9 +211,30 @@ def settings_of(arm: Arm, recipe: Recipe, found: Mapping[str, Any] | None = None
                 node[part] = {}
             node = node[part]
         node[last] = value
-    if data["training"]["head_learning_rate"] == SAME:
+    for section in ("model", "data", "tasks", "balance", "training"):
+        if not isinstance(
+            data[section], dict
+        ):  # in a file of recipes null means the defaults, not the recipe's settings
+            raise RecipeError(f"{section}: expected settings, found {data[section]!r}")
+    if data["training"].get("head_learning_rate") == SAME:
         data["training"]["head_learning_rate"] = data["training"]["learning_rate"]
-    return recipes.load(data)
+    made = recipes.load(data)
+    if arm.tasks is None:
+        return made
+    options = {key: _of_tasks(value, arm.tasks, set(made.tasks)) for key, value in made.balance.options.items()}
+    return made.model_copy(update={"balance": made.balance.model_copy(update=options)})
+
+
+def _of_tasks(setting: Any, tasks: Iterable[str], known: set[str]) -> Any:
+    """A method's setting without what it says of other tasks; a wrapper has settings inside its settings."""
+    if not isinstance(setting, Mapping):
+        return setting
+    by_task = set(setting) <= known
+    return {
+        key: value if by_task else _of_tasks(value, tasks, known)
+        for key, value in setting.items()
+        if not by_task or key in tasks
+    }
 
 
 def _arms_of(text: str, recipe: Recipe) -> list[Arm]:
@@ -214,7 +292,7 @@ def _ablation(recipe: Recipe) -> list[Arm]:
             balanced[f"tasks.{name}.bins"] = len(getattr(recipe.tasks[name], "thresholds")) + 1  # noqa: B009
             balanced[f"tasks.{name}.thresholds"] = None
         overrides = dao | {"balance.data_weights": labels} | balanced
-        arms.append(Arm("dao/lambda+w+thresholds", "ablation", overrides, other_labels=tuple(fixed)))
+        arms.append(Arm("dao/lambda+w+thresholds", "ablation", overrides))
     return arms
 
 
@@ -225,6 +303,8 @@ def _settings(text: str) -> dict[str, Any]:
         if not equals:
             raise RecipeError(f"'{part}' is no setting. Expected setting=value")
         settings[key.strip()] = recipes.value_of(value)
+    if "method" in settings:
+        raise RecipeError("method: the name before the brackets is the method")
     return settings
 
 
@@ -237,11 +317,27 @@ def _flat(overrides: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check(arm: Arm, recipe: Recipe) -> None:
+def _checked(arm: Arm, recipe: Recipe) -> Arm:
+    """The arm, if a recipe can be made with each value of its grid; with the tasks whose labels become others."""
     first = {key: values[0] for key, values in arm.grid.items()}
     if arm.search_weights:
         first["balance.weights"] = dict.fromkeys(recipe.tasks, 1.0)
-    settings_of(arm, recipe, first)
+    others = [first | {key: value} for key, values in arm.grid.items() for value in values[1:]]
+    unlike = set()
+    for found in [first, *others]:
+        made = settings_of(arm, recipe, found)
+        problems = [] if arm.tasks is None else check_balance(made.balance, list(arm.tasks))
+        if problems:
+            raise RecipeError("; ".join(problems))
+        unlike |= {name for name in recipe.tasks if _labels(made, name) != _labels(recipe, name)}
+    return replace(arm, other_labels=tuple(name for name in recipe.tasks if name in unlike))
+
+
+def _labels(recipe: Recipe, name: str) -> list[Any]:
+    """What makes a task's labels what they are; those of a derived task are made of its source's."""
+    task = recipe.tasks[name]
+    own = [task.column or name, *(getattr(task, key, None) for key in LABELS)]
+    return own if task.derived_from is None else [own, _labels(recipe, task.derived_from)]
 
 
 def _one_line(error: Exception) -> str:
@@ -260,11 +356,12 @@ def split_methods(text: str) -> Sequence[str]:
 
 
 def seeds_of(text: str) -> int | list[int]:
-    """`5` -> five seeds from 0; `0,1,7` -> these."""
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(number.isdigit() for number in numbers):
-        raise RecipeError(f"compare: seeds: expected a number or a list such as 0,1,7, found '{text}'")
-    return int(numbers[0]) if len(numbers) == 1 else [int(number) for number in numbers]
+    """`5` -> five seeds from 0; `0,1,7` -> these; `7,` -> this one."""
+    first, *others = (part.strip() for part in text.split(","))
+    numbers = [first, *(others[:-1] if others and not others[-1] else others)]
+    if not all(re.fullmatch(r"[0-9]{1,20}", number) for number in numbers):
+        raise RecipeError(f"compare: seeds: expected a number or a list such as 0,1,7 (or 7, for one), found '{text}'")
+    return [int(number) for number in numbers] if others else int(first)
 
 
 def grid_of(texts: Iterable[str]) -> dict[str, list[Any]]:

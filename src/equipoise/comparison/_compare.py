@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ __all__ = ["compare"]
 FORMAT_VERSION = 1
 DEFAULT_METHODS = ("equal", "dao", "tuned-fixed", "single")
 UNITS = {"s": 1, "min": 60, "h": 3600}
+#: More are a mistake: a seed where a number of seeds is expected.
+MOST_SEEDS = 10_000
 
 
 def compare(
@@ -55,10 +57,11 @@ def compare(
         recipe: a YAML file, the same as a mapping, or a loaded recipe.
         methods: names of balancing methods, `name(setting=value)`, and `single`, `pairs`, `tuned-fixed`, `plain`,
             `dao-ablation`; see docs/compare.md.
-        seeds: how many (0, 1, ...), or which.
+        seeds: how many (0, 1, ...; 10,000 at most), or a list of which, each from 0 to 2**32 - 1.
         output: the comparison folder.
         arms: further arms by name: recipe overrides, `{"ema": {"training.averaging": "ema"}}`.
-        baseline: the arm that the others are compared with; None takes `equal`, or the first.
+        baseline: the arm that the others are compared with, of this call or of those in `output`; None takes that of
+            the comparison in `output` or, where it is new, `equal`, or the first.
         metrics: what is judged, `task.metric`; None takes each task's main metric.
         budget: of one training: examples (20000), or time (`10min`, `90s`, `1h`); None takes the recipe's epochs.
         folds: cross-validation with so many folds, for small test splits; None uses the recipe's own splits.
@@ -86,9 +89,7 @@ def compare(
         raise RecipeError(
             "overrides go with a recipe's file or mapping. Load it with them: recipe.load(file, overrides)"
         )
-    wanted = list(range(seeds)) if isinstance(seeds, int) else sorted(set(seeds))
-    if not wanted:
-        raise RecipeError("compare: seeds: expected 1 or more")
+    wanted = _seeds(seeds)
     if folds is not None and folds < 2:
         raise RecipeError(f"compare: folds: expected 2 or more, found {folds}")
     if engine not in ("local", "ray"):
@@ -97,24 +98,22 @@ def compare(
         )
     examples, seconds = _budget(budget)
     judged = _judged(metrics, given)
-    made, unusable = expand(methods, given, arms)
-    if tune:
-        grid = {key: tuple(values) for key, values in tune.items()}
-        made = [replace(arm, grid=dict(arm.grid) | grid) if not arm.grid else arm for arm in made]
+    standing = _standing(output)
+    made, unusable = expand(methods, given, arms, tune=tune, taken=standing.get("arms", ()))
     settings = {
         "format_version": FORMAT_VERSION,
         "recipe": given.model_dump(mode="json", by_alias=True),
         "folds": folds,
-        "budget": budget,
+        "budget": {"examples": examples} if examples else {"seconds": seconds} if seconds else None,
         "searched": {"trials": search_trials, "prune": prune, "judged": judged},
         "seeds": wanted,
         "arms": {arm.name: arm.to_dict() for arm in made},
-        "baseline": _baseline(baseline, made),
+        "baseline": _baseline(baseline, made, standing),
         "judged": judged,
         "command": _command(
             recipe,
             methods=",".join(methods),
-            seeds=",".join(map(str, wanted)),
+            seeds=",".join(map(str, wanted)) + ("," if len(wanted) == 1 else ""),
             arms="arms.yaml" if arms else None,
             baseline=baseline,
             metrics=",".join(metrics or ()),
@@ -127,7 +126,7 @@ def compare(
             output=output,
         ),
     }
-    comparison = Comparison.open(output, settings)
+    comparison = Comparison.open(output)
     console = Console(quiet=not progress, soft_wrap=True)
     runner = Runner(comparison, given, settings, unusable, seconds=seconds, examples=examples, console=console)
     summary = runner.run(engine, workers=workers, threads=threads)
@@ -175,13 +174,39 @@ def _judged(metrics: Sequence[str] | None, recipe: Recipe) -> list[str]:
     return list(metrics)
 
 
-def _baseline(wanted: str | None, arms: Sequence[Arm]) -> str:
-    names = [arm.name for arm in arms]
-    whole = [arm.name for arm in arms if arm.tasks is None] or names
+def _baseline(wanted: str | None, arms: Sequence[Arm], standing: Mapping[str, Any]) -> str:
+    made = [arm.name for arm in arms]
+    names = list(dict.fromkeys([*standing.get("arms", ()), *made]))
     if wanted is None:
-        return "equal" if "equal" in names else whole[0]
+        whole = [arm.name for arm in arms if arm.tasks is None] or made
+        return standing.get("baseline") or ("equal" if "equal" in made else whole[0])
     if wanted not in names:
         raise RecipeError(
             f"compare: baseline: no arm '{wanted}'.{did_you_mean(wanted, names)} Arms: {', '.join(names)}"
         )
     return wanted
+
+
+def _standing(output: str | Path) -> dict[str, Any]:
+    """What `comparison.json` holds; nothing where there is none. What is wrong with the folder is told when it is opened."""
+    try:
+        found = json.loads(Comparison(Path(output)).settings_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _seeds(given: int | Sequence[int]) -> list[int]:
+    if isinstance(given, int):
+        if not 1 <= given <= MOST_SEEDS:
+            raise RecipeError(
+                f"compare: seeds: expected how many, 1 to {MOST_SEEDS}, found {given}. For one seed write [7], or --seeds 7,"
+            )
+        return list(range(given))
+    listed: object = given
+    if isinstance(listed, str) or not isinstance(listed, Sequence) or not listed:
+        raise RecipeError(f"compare: seeds: expected how many, or a list such as [0, 1, 7], found {given!r}")
+    for seed in listed:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise RecipeError(f"compare: seeds: a seed is a whole number from 0 to {2**32 - 1}, found {seed!r}")
+    return sorted(set(listed))

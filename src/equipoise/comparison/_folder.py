@@ -12,23 +12,20 @@ rejected.jsonl       the rows that could not be used
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.errors import RunError
-from equipoise.runs import Run, write_json
+from equipoise.runs import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["Comparison", "Job"]
 
-CONTENTS = {"comparison.json", "runs", "results.parquet", "summary.json", "comparison.html", "rejected.jsonl"}
-
 #: What must be the same for runs to stand beside each other. Arms and seeds may be added to a comparison that stands.
-FIXED = ("recipe", "folds", "budget", "searched")
+FIXED = ("recipe", "folds", "budget", "data")
 
 
 @dataclass(frozen=True)
@@ -114,12 +111,8 @@ class Comparison:
         return _read(failed) if failed.is_file() else None
 
     @classmethod
-    def open(cls, folder: str | Path, settings: dict[str, Any]) -> Comparison:
-        """A new comparison folder, or one that stands and compares on the same terms.
-
-        Args:
-            folder: where.
-            settings: what is compared; `FIXED` names the keys that cannot change.
+    def open(cls, folder: str | Path) -> Comparison:
+        """A folder for a new comparison, or one with a comparison that can go on. Writes nothing into it.
 
         Raises:
             RunError: something else stands there.
@@ -128,32 +121,51 @@ class Comparison:
         if comparison.folder.exists() and not comparison.folder.is_dir():
             raise RunError(f"output: '{folder}' is a file")
         found = sorted(path.name for path in comparison.folder.iterdir()) if comparison.folder.is_dir() else []
-        if comparison.settings_file.is_file():
-            comparison._check(settings)
-        elif [name for name in found if not re.fullmatch(r"\..*", name)]:
+        if not comparison.settings_file.is_file() and [name for name in found if not name.startswith(".")]:
             raise RunError(f"output: the folder '{folder}' is not empty and is no comparison. Choose another with -o")
         try:
             comparison.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"output: the folder '{folder}' cannot be made: {error.strerror}") from None
-        write_json(comparison.settings_file, settings)
         return comparison
 
-    def _check(self, settings: dict[str, Any]) -> None:
+    def joined(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """What is asked for, joined with what stands here: its arms and seeds stay in the table.
+
+        Args:
+            settings: as of `comparison.json`.
+
+        Raises:
+            RunError: it was made on other terms; `FIXED` names those that cannot change.
+        """
+        seed = settings["seeds"][0]
+        if not self.settings_file.is_file():
+            return settings | {"searched": {**settings["searched"], "seed": seed}}
         before = _read(self.settings_file)
-        for key in FIXED:
-            if before.get(key) != settings.get(key):
-                raise RunError(
-                    f"output: the comparison in '{self.folder}' was made with another {key}, and runs on unlike terms "
-                    f"can't be compared. Choose another folder with -o, or remove this one"
-                )
+        unlike = [key for key in FIXED if before.get(key) != settings.get(key)]
+        search = {key: value for key, value in before["searched"].items() if key != "seed"}
+        if search != settings["searched"] and any(map(_searched, before["arms"].values())):
+            changed = [key for key, value in search.items() if settings["searched"].get(key) != value]
+            unlike.append(f"search ({', '.join(changed)})")
+        if unlike:
+            raise RunError(
+                f"output: the comparison in '{self.folder}' was made with another {' and '.join(unlike)}, and runs on "
+                "unlike terms can't be compared. Choose another folder with -o, or remove this one"
+            )
         for name, arm in settings["arms"].items():
             if name in before["arms"] and before["arms"][name] != arm:
                 raise RunError(
                     f"output: '{name}' means something else in the comparison in '{self.folder}'. Give it another name"
                 )
-        settings["arms"] = before["arms"] | settings["arms"]  # those of before stay in the table
-        settings["seeds"] = sorted({*before["seeds"], *settings["seeds"]})
+        return settings | {
+            "arms": before["arms"] | settings["arms"],
+            "seeds": sorted({*before["seeds"], *settings["seeds"]}),
+            "searched": {**settings["searched"], "seed": before["searched"]["seed"]},
+        }
+
+
+def _searched(arm: dict[str, Any]) -> bool:
+    return bool(arm["search_weights"] or arm["grid"])
 
 
 def _read(path: Path) -> Any:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from equipoise.data import open_table, text_hashes
-from equipoise.errors import RecipeError
+from equipoise.errors import DataError, RecipeError
 from equipoise.recipe import Recipe
 
 __all__ = ["fold_recipes"]
@@ -44,8 +45,21 @@ def fold_recipes(recipe: Recipe, folds: int, folder: Path) -> list[Recipe]:
             whole += [data.validation, data.test]
         sources = [str(path), *(source for source in whole if isinstance(source, str))]
         text = data.text if table is None or table.text is None else table.text
-        tables.append({"sources": sources, "text": text, "table": table, "number": number})
-    written = [_write(folds, folder, recipe.training.seed, **table) for table in tables]
+        tables.append({"sources": sources, "text": text, "table": table})
+    read = [_rows(table["sources"], table["text"]) for table in tables]
+    # One deal for all tables: a text that stands in two of them is on the same side in both.
+    groups, group_of = np.unique(np.concatenate([hashes for _, hashes in read]), return_inverse=True)
+    if len(groups) < folds:
+        raise RecipeError(f"compare: there are {len(groups)} different texts, too few for {folds} folds")
+    # As even as can be: a random order of the texts, dealt out in turn.
+    fold_of_group = np.empty(len(groups), dtype=np.int64)
+    fold_of_group[np.random.default_rng(recipe.training.seed).permutation(len(groups))] = np.arange(len(groups)) % folds
+    ends = np.cumsum([len(hashes) for _, hashes in read])[:-1]
+    dealt = np.split(fold_of_group[group_of.reshape(-1)], ends)
+    written = [
+        _write(rows, fold_of, folds, folder, number)
+        for number, ((rows, _), fold_of) in enumerate(zip(read, dealt, strict=True))
+    ]
     recipes = []
     for fold in range(folds):
         changes: dict[str, Any] = {"validation": share, "test": None}
@@ -60,10 +74,8 @@ def fold_recipes(recipe: Recipe, folds: int, folder: Path) -> list[Recipe]:
     return recipes
 
 
-def _write(
-    folds: int, folder: Path, seed: int, sources: list[str], text: str | tuple[str, str], table: Any, number: int
-) -> list[tuple[str, str]]:
-    """Writes one table's folds; returns (train, test) for each. Rows that are broken are left to the sources' own check."""
+def _rows(sources: list[str], text: str | tuple[str, str]) -> tuple[pa.Table, NDArray[np.uint64]]:
+    """A table's rows from all its files, less those that no reader can read, and a hash of each one's text."""
     parts = []
     for source in sources:
         for batch in open_table(source):
@@ -71,15 +83,15 @@ def _write(
             parts.append(pa.Table.from_batches([batch.rows]).take(sound))
     rows = pa.concat_tables(parts, promote_options="default")
     columns = [text] if isinstance(text, str) else list(text)
+    missing = [name for name in columns if name not in rows.column_names]
+    if missing:
+        raise DataError(f"{sources[0]} has no column '{missing[0]}'. Columns: {', '.join(rows.column_names)}")
     texts = [rows.column(name).fill_null("").to_pylist() for name in columns]
-    hashes = text_hashes(texts[0], texts[1] if len(texts) > 1 else None)
-    groups, group_of = np.unique(hashes, return_inverse=True)
-    if len(groups) < folds:
-        raise RecipeError(f"compare: {sources[0]} has {len(groups)} different texts, too few for {folds} folds")
-    # As even as can be: a random order of the texts, dealt out in turn.
-    fold_of_group = np.empty(len(groups), dtype=np.int64)
-    fold_of_group[np.random.default_rng(seed).permutation(len(groups))] = np.arange(len(groups)) % folds
-    fold_of = fold_of_group[group_of.reshape(-1)]
+    return rows, text_hashes(texts[0], texts[1] if len(texts) > 1 else None)
+
+
+def _write(rows: pa.Table, fold_of: NDArray[np.int64], folds: int, folder: Path, number: int) -> list[tuple[str, str]]:
+    """Writes one table's folds; returns (train, test) for each."""
     found = []
     for fold in range(folds):
         paths = []

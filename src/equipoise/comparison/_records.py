@@ -56,7 +56,7 @@ def _record(
     run: Run, found: Mapping[str, Any], tasks: Mapping[str, Task], job: Job, arm: Arm, method: str, group: str
 ) -> dict[str, Any]:
     trained = [name for name in tasks if arm.tasks is None or name in arm.tasks]
-    # Metrics of other classes than the recipe's say nothing beside the others'.
+    # Metrics of other labels than the recipe's say nothing beside the others'.
     judged = [name for name in trained if name not in arm.other_labels]
     base: dict[str, Any] = {
         "arm": arm.name,
@@ -74,14 +74,20 @@ def _record(
     }
     if "splits" not in found:
         return base
-    splits = {split: {t: m for t, m in metrics.items() if t in judged} for split, metrics in found["splits"].items()}
+
+    def comparable(metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: values for name, values in metrics.items() if name in judged}
+
+    splits = {split: comparable(metrics) for split, metrics in found["splits"].items()}
     last = "test" if "test" in splits else "validation"
     return base | {
         "status": "done",
         "reason": None,
         "metrics": splits,
         "training": found["training"],
-        "history": run.history,
+        "history": [
+            line | {"metrics": comparable(line["metrics"])} if "metrics" in line else line for line in run.history
+        ],
         "predictions": _predictions(run.predictions_file(last), [tasks[name] for name in judged]),
     }
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import shutil
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,12 +26,14 @@ from equipoise.comparison._engines import in_turn, on_ray
 from equipoise.comparison._folder import Comparison, Job
 from equipoise.comparison._folds import fold_recipes
 from equipoise.comparison._records import record, search_records, write_results
+from equipoise.comparison._search import require_optuna
 from equipoise.comparison._work import data_of, search_arm, train_one
+from equipoise.data import text_hashes
 from equipoise.evaluation import summarise
 from equipoise.recipe import Recipe
 from equipoise.report import comparison_page
 from equipoise.runs import write_json, write_text
-from equipoise.training import versions
+from equipoise.training import RunData, versions
 
 __all__ = ["Runner"]
 
@@ -57,23 +62,20 @@ class Runner:
         examples: int | None,
         console: Console,
     ) -> None:
-        self.comparison, self.recipe, self.settings, self.unusable = comparison, recipe, settings, unusable
+        self.comparison, self.recipe, self.settings, self.unusable = comparison, recipe, dict(settings), unusable
         self.seconds, self.examples, self.console = seconds, examples, console
-        self.arms = {name: Arm.from_dict(arm) for name, arm in settings["arms"].items()}
-        self.seeds: list[int] = settings["seeds"]
         # A name of its own each time: what a worker process has read stays with its name.
-        self.data_folder = comparison.folder / f".data-{uuid.uuid4().hex[:8]}"
+        self.data_folder = comparison.folder / f".data-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.found: dict[str, dict[str, Any]] = {}  # arm -> what its search found
 
     def run(self, engine: str, *, workers: int | None, threads: int | None) -> dict[str, Any]:
         """Trains, judges, writes; returns the summary."""
         started = time.perf_counter()
-        before = self._seconds()
         try:
-            for stale in self.comparison.folder.glob(".data-*"):  # of a comparison that was killed
-                shutil.rmtree(stale, ignore_errors=True)
+            self._clear_up()
             self.data_folder.mkdir()
             self._read()
+            before = self._seconds()
             local = engine == "local"
             with _threads(threads if local else None), self._display() as display:
                 # A worker imports its work by name, and has no terminal to show steps on.
@@ -86,22 +88,35 @@ class Runner:
 
     # What there is to do ---------------------------------------------------------------------------------------------
 
+    def _clear_up(self) -> None:
+        """Removes what a comparison that was killed has left."""
+        for stale in self.comparison.folder.glob(".data-*"):
+            owner = stale.name.split("-")[1]
+            if not owner.isdecimal() or not _runs(int(owner)):
+                shutil.rmtree(stale, ignore_errors=True)
+
     def _read(self) -> None:
-        """Reads the data, so that what is wrong with it is told before the first training."""
+        """Reads the data, so that what is wrong with it, or with the folder, is told before the first training."""
         split_seed = self.recipe.training.seed
         self.data = data_of(self.recipe, split_seed, str(self.data_folder))
-        shutil.copyfile(self.data.rejected_file, self.comparison.rejected_file)
+        self.settings["data"] = _fingerprint(self.data)
+        self.settings = self.comparison.joined(self.settings)
+        self.arms = {name: Arm.from_dict(arm) for name, arm in self.settings["arms"].items()}
+        self.seeds: list[int] = self.settings["seeds"]
+        if any(self.comparison.search(arm.folder) is None for arm in self._searches()):
+            require_optuna()
         self.recipes = [self.recipe]
         if self.settings["folds"]:
             self.recipes = fold_recipes(self.recipe, self.settings["folds"], self.data_folder)
         if self.examples is not None:
-            self.recipes = [self._by_examples(one) for one in self.recipes]
+            self.recipes = [self._by_examples(one, self.examples) for one in self.recipes]
+        write_json(self.comparison.settings_file, self.settings)
+        shutil.copyfile(self.data.rejected_file, self.comparison.rejected_file)
 
-    def _by_examples(self, recipe: Recipe) -> Recipe:
-        # In epochs, so that a single-task model sees its own rows as often as the others see theirs.
-        assert self.examples is not None
+    def _by_examples(self, recipe: Recipe, examples: int) -> Recipe:
+        """In epochs, so that a single-task model sees its own rows as often as the others see theirs."""
         rows = len(data_of(recipe, self.recipe.training.seed, str(self.data_folder)).tokens["train"])
-        changes = {"epochs": self.examples / rows, "max_steps": None}
+        changes = {"epochs": examples / rows, "max_steps": None}
         return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
 
     def _jobs(self) -> list[Job]:
@@ -122,6 +137,9 @@ class Runner:
         return Display(total, self.console)
 
     def _payload(self, recipe: Recipe, arm: Arm, seed: int, folder: Any) -> dict[str, Any]:
+        training = recipe.training
+        if arm.tasks is not None and training.max_steps is not None:
+            recipe = self._by_examples(recipe, training.max_steps * training.batch_size * training.accumulation)
         seeded = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
         return {
             "recipe": seeded.model_dump(mode="json", by_alias=True),
@@ -142,13 +160,11 @@ class Runner:
                 self.found[arm.name] = known
                 display.skip(self._trials(arm))
                 continue
-            first = {key: values[0] for key, values in arm.grid.items()}
-            if arm.search_weights:
-                first["balance.weights"] = dict.fromkeys(self.recipe.tasks, 1.0)
-            recipe = settings_of(arm, self.recipes[0], first)
-            payload = self._payload(recipe, arm, self.seeds[0], self.comparison.search_folder(arm.folder))
             searched = self.settings["searched"]
+            folder = self.comparison.search_folder(arm.folder)
+            payload = self._payload(self.recipes[0], arm, searched["seed"], folder)
             jobs[arm.name] = payload | {
+                "arm": arm.to_dict(),
                 "space": {
                     "tasks": list(self.recipe.tasks) if arm.search_weights else None,
                     "grid": {key: list(values) for key, values in arm.grid.items()},
@@ -156,12 +172,12 @@ class Runner:
                 "trials": self._trials(arm),
                 "prune": searched["prune"],
                 "judged": searched["judged"],
-                "seed": self.seeds[0],
+                "seed": searched["seed"],
             }
 
         def done(name: str, result: dict[str, Any]) -> None:
             self.found[name] = result
-            said = result.get("reason") or f"{_shown(result['settings'])} ({result['seconds']:.0f} s of training)"
+            said = f"failed: {result['reason']}" if "reason" in result else _shown(result["settings"])
             display.finish(f"{name} search", said, self._trials(self.arms[name]))
 
         carry_out(jobs.items(), work, done)
@@ -175,14 +191,12 @@ class Runner:
                 continue
             run = self.comparison.run(job, arm.folder)
             found = self.found.get(arm.name, {})
-            if "reason" in found:
-                run.folder.mkdir(parents=True, exist_ok=True)
-                write_json(run.folder / "failed.json", {"reason": f"its search failed: {found['reason']}"})
-                display.finish(job.name, f"failed: its search failed: {found['reason']}")
+            if "reason" in found:  # told by the search; what made it fail may be gone the next time
+                display.finish(job.name, "not trained: its search failed")
                 continue
-            if "best" in found and job.seed == self.seeds[0] and job.fold is None:
+            if "best" in found and job.seed == found["seed"] and job.fold is None:
                 # The search's best trial was this very training.
-                shutil.copytree(self.comparison.search_folder(arm.folder) / found["best"], run.folder)
+                _copy(self.comparison.search_folder(arm.folder) / found["best"], run.folder)
                 display.finish(job.name, "the search's best trial")
                 continue
             recipe = settings_of(arm, self.recipes[job.fold or 0], found.get("settings"))
@@ -195,7 +209,7 @@ class Runner:
                 if not (folder / "failed.json").is_file():
                     shutil.rmtree(folder, ignore_errors=True)
                     write_json(folder / "failed.json", {"reason": result["reason"]})
-                display.finish(job.name, f"failed: {result['reason']}")
+                display.finish(job.name, f"failed: {result['reason']} (to try it again, remove {folder})")
             else:
                 display.finish(job.name, self._said(result["metrics"]))
 
@@ -232,13 +246,19 @@ class Runner:
         methods = {
             arm.name: arm.overrides.get("balance.method", self.recipe.balance.method) for arm in self.arms.values()
         }
-        made = [record(self.comparison, job, self.arms[job.arm], methods[job.arm], tasks) for job in self._jobs()]
-        records = [one for one in made if one is not None]
+        records = []
+        for job in self._jobs():
+            found = self.found.get(job.arm, {})
+            reason = f"its search failed: {found['reason']}" if "reason" in found else None
+            made = record(self.comparison, job, self.arms[job.arm], methods[job.arm], tasks)
+            records += [made] if made is not None else [_untrained(job, methods[job.arm], reason)] if reason else []
         for arm in self._searches():
             if arm.search_weights:
-                records += search_records(self.comparison, arm, methods[arm.name], tasks, self.seeds[0])
+                records += search_records(
+                    self.comparison, arm, methods[arm.name], tasks, self.settings["searched"]["seed"]
+                )
         for missing in self.unusable:
-            records += [_unusable(missing, seed) for seed in self.seeds]
+            records += [_untrained(Job(missing.name, seed), missing.name, missing.reason) for seed in self.seeds]
         write_results(self.comparison.results_file, records, tasks)
         train = self.data.tokens["train"].split.targets
         summary = summarise(
@@ -262,6 +282,11 @@ class Runner:
             "training_seconds": round(spent["training"], 2),
             "judging_seconds": round(spent["judging"], 2),
         }
+        if self.settings["folds"] and self._searches():
+            names = ", ".join(arm.name for arm in self._searches())
+            summary["verdict"].append(
+                f"Chosen on the first fold's training rows, which other folds test on: the settings of {names}."
+            )
         write_json(self.comparison.summary_file, summary)
         page = comparison_page(
             summary,
@@ -274,21 +299,53 @@ class Runner:
         return summary
 
 
-def _unusable(missing: Unusable, seed: int) -> dict[str, Any]:
+def _untrained(job: Job, method: str, reason: str) -> dict[str, Any]:
     return {
-        "arm": missing.name,
-        "method": missing.name,
+        "arm": job.arm,
+        "method": method,
         "group": "method",
         "tasks": [],
-        "seed": seed,
-        "fold": None,
+        "seed": job.seed,
+        "fold": job.fold,
         "status": "failed",
-        "reason": missing.reason,
+        "reason": reason,
         "metrics": {},
         "training": {},
         "history": [],
         "predictions": {},
     }
+
+
+def _fingerprint(data: RunData) -> str:
+    """Of texts and labels of all splits: runs on other data don't stand beside each other."""
+    digest = blake2b(digest_size=8)
+    for name, tokens in data.tokens.items():
+        split = data.prepared.splits[name]
+        digest.update(f"{name} {len(tokens)}".encode())
+        digest.update(text_hashes(split.text_list(), split.pair_list()).tobytes())
+        for task, targets in split.targets.items():
+            digest.update(task.encode())
+            digest.update(targets.tobytes())
+    return digest.hexdigest()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a folder whole or not at all."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    for stale in (temporary, target):
+        shutil.rmtree(stale, ignore_errors=True)
+    shutil.copytree(source, temporary)
+    os.replace(temporary, target)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's
+    return True
 
 
 def _shown(settings: Mapping[str, Any]) -> str:

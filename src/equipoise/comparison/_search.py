@@ -15,7 +15,7 @@ from equipoise.comparison._search_journal import Journal
 from equipoise.comparison._search_space import WIDEST, Space
 from equipoise.errors import EquipoiseError, RecipeError, RunError
 
-__all__ = ["Found", "Space", "Trial", "TrialFailed", "relative_gain", "search"]
+__all__ = ["Found", "Space", "Trial", "TrialFailed", "relative_gain", "require_optuna", "search"]
 
 Report = Callable[[float, float], bool]
 Run = Callable[[dict[str, Any], Report], float]
@@ -100,7 +100,7 @@ def search(
         RecipeError: Optuna is not installed; there is nothing to search, or a setting is out of its range.
         RunError: no trial came to its end, or the journal is of another search.
     """
-    optuna = _optuna()
+    optuna = require_optuna()
     if trials < 1 or seed < 0:
         raise RecipeError(f"a search needs one trial or more and a seed of zero or more, found {trials} and {seed}")
     start = space.parameters(first)
@@ -268,7 +268,8 @@ def _quiet(optuna: Any) -> Iterator[None]:
         optuna.logging.set_verbosity(before)
 
 
-def _optuna() -> Any:
+def require_optuna() -> Any:
+    """Optuna, or an error that says how to install it."""
     try:
         return importlib.import_module("optuna")
     except ImportError as error:

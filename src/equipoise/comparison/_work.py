@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from equipoise import recipe as recipes
+from equipoise.comparison._arms import Arm, settings_of
 from equipoise.comparison._search import Space, TrialFailed, relative_gain, search
-from equipoise.errors import EquipoiseError
+from equipoise.errors import EquipoiseError, RecipeError
 from equipoise.recipe import Recipe
 from equipoise.runs import write_json
-from equipoise.training import RunData, make_plan, read_data, run_trial
+from equipoise.tasks import Task
+from equipoise.training import RunData, count_steps, make_plan, read_data, run_trial
 
 __all__ = ["data_of", "search_arm", "train_one", "trial_name"]
 
@@ -44,7 +46,18 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
         data = data_of(recipe, payload["split_seed"], payload["data_folder"])
         if payload["tasks"] is not None:
             data = data.only(payload["tasks"])
-        metrics = run_trial(make_plan(recipe, folder, data), folder, seconds=payload["seconds"], callbacks=callbacks)
+        plan = make_plan(recipe, folder, data)
+        if payload["seconds"] is not None and recipe.training.averaging == "swa":
+            raise RecipeError(
+                "training.averaging: swa begins after a share of the steps, and a time limit has none. Use ema"
+            )
+        rows = len(data.tokens["train"])
+        if len(plan.training_rows) < rows and recipe.training.max_steps is None:
+            # Rows that a method holds out are made up for, so that it trains on as many examples as the others.
+            steps = {"max_steps": count_steps(recipe, rows)}
+            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=steps)})
+            plan = make_plan(recipe, folder, data)
+        metrics = run_trial(plan, folder, seconds=payload["seconds"], callbacks=callbacks)
     except Exception as error:  # whatever a training died of, the other hours of trainings go on
         return failed(folder, error)
     return {"metrics": metrics}
@@ -66,8 +79,8 @@ def search_arm(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dic
     """Searches an arm's settings on validation and writes `search.json`.
 
     Args:
-        payload: as of `train_one`, with `space` (what `Space` takes), `trials`, `seed`,
-            `judged` (metrics, `task.metric`), `prune`; `folder` is where the trials go.
+        payload: as of `train_one`, where `recipe` is the comparison's, and `folder` is where the trials go; with `arm`,
+            `space` (what `Space` takes), `trials`, `seed`, `judged` (metrics, `task.metric`) and `prune`.
         callbacks: see `train_one`.
 
     Returns:
@@ -83,38 +96,38 @@ def search_arm(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dic
 
 
 def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) -> dict[str, Any]:
-    base = payload["recipe"]
-    data = data_of(recipes.load(base), payload["split_seed"], payload["data_folder"])
-    if payload["tasks"] is not None:
-        data = data.only(payload["tasks"])
+    arm, base = Arm.from_dict(payload["arm"]), recipes.load(payload["recipe"])
+    space = Space(**payload["space"])
+
+    def data_for(recipe: Recipe) -> RunData:
+        data = data_of(recipe, payload["split_seed"], payload["data_folder"])
+        return data if arm.tasks is None else data.only(arm.tasks)
+
+    data = data_for(settings_of(arm, base, space.settings(space.parameters())))
     if "validation" not in data.tokens:
         raise TrialFailed("a search needs a validation split, and there is none. Set data.validation")
-    judged = {}
-    for name in payload["judged"]:
-        task, _, metric = name.rpartition(".")
-        if task in data.prepared.tasks:
-            judged[name] = data.prepared.tasks[task].selectable()[metric]
-    space = Space(**payload["space"])
-    reference: dict[str, Any] = {}
+    judged = _judged(payload["judged"], data.prepared.tasks)
+    # What all trials are measured by: the first one that came to its end.
+    standard = folder / "reference.json"
+    reference: dict[str, Any] = json.loads(standard.read_text(encoding="utf-8")) if standard.is_file() else {}
 
     def trial(settings: Mapping[str, Any], report: Callable[[float, float], bool]) -> float:
         place = folder / trial_name(settings)
 
         def watch(share: float, metrics: dict[str, Any]) -> bool:
-            # There is nothing to measure the first trial by: it is what the others are measured by.
             return bool(reference) and report(share, relative_gain(metrics, reference, judged))
 
-        plan = make_plan(recipes.load(with_settings(base, settings)), place, data)
+        recipe = settings_of(arm, base, settings)
+        plan = make_plan(recipe, place, data_for(recipe))
         found = run_trial(plan, place, seconds=payload["seconds"], watch=watch, callbacks=callbacks)
         write_json(place / "cost.json", {key: found["training"][key] for key in COST})
         if not found["splits"]:
             return 0.0  # the search has stopped it, and reads no score
-        reference.update({} if reference else found["splits"]["validation"])
+        if not reference:
+            reference.update(found["splits"]["validation"])
+            write_json(standard, reference)
         return relative_gain(found["splits"]["validation"], reference, judged)
 
-    first = folder / trial_name(space.settings(space.parameters())) / "metrics.json"
-    if first.is_file():  # of a search that was killed
-        reference.update(json.loads(first.read_text(encoding="utf-8"))["splits"]["validation"])
     result = search(
         trial,
         space,
@@ -126,6 +139,7 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
     costs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("trial-*/cost.json"))]
     return {
         "settings": result.settings,
+        "seed": payload["seed"],
         "score": result.score,
         "best": trial_name(result.settings),
         "trials": result.trials,
@@ -134,19 +148,12 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
     }
 
 
-def with_settings(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A resolved recipe with dotted keys set; a head's rate that is the backbone's follows it."""
-    data: dict[str, Any] = json.loads(json.dumps(base))
-    follows = data["training"]["head_learning_rate"] == data["training"]["learning_rate"]
-    for key, value in settings.items():
-        *parents, last = key.split(".")
-        node = data
-        for part in parents:
-            node = node[part]
-        node[last] = value
-    if follows:
-        data["training"]["head_learning_rate"] = data["training"]["learning_rate"]
-    return data
+def _judged(names: Sequence[str], tasks: Mapping[str, Task]) -> dict[str, str]:
+    """`task.metric` -> which is better, of the tasks that are trained; their main metrics where none of them is judged."""
+    parts = [name.rpartition(".") for name in names]
+    wanted = [(task, metric) for task, _, metric in parts if task in tasks]
+    wanted = wanted or [(name, task.main_metric[0]) for name, task in tasks.items()]
+    return {f"{task}.{metric}": tasks[task].selectable()[metric] for task, metric in wanted}
 
 
 def trial_name(settings: Mapping[str, Any]) -> str:

@@ -14,12 +14,26 @@ from equipoise.errors import RunError
 from equipoise.evaluation._metric_functions import METRICS, metric_values
 from equipoise.tasks import Task
 
-__all__ = ["PARTS", "Arm", "Measurement", "Rows", "arms_of", "classes_of", "judged_split", "measurement"]
+__all__ = [
+    "CLOSE",
+    "PARTS",
+    "Arm",
+    "Measurement",
+    "Rows",
+    "arms_of",
+    "classes_of",
+    "judged_split",
+    "measurement",
+    "same_truth",
+]
 
 Run = Mapping[str, Any]
 
 #: Groups of arms that train some of the tasks only, for questions of their own. All other arms claim to balance.
 PARTS = frozenset({"single", "pair"})
+#: Scores that are apart by less than this share of their span are one score. Targets are kept in 32 bits, and runs that
+#: scale differently (other folds, arms with another scaling) decode 5 to 4.9999999 and 5.0000001.
+CLOSE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,19 @@ def classes_of(task: Task) -> list[str] | None:
     """The class names of a task in order; None for a score."""
     labels = task.to_dict().get("labels")
     return None if labels is None else list(labels)
+
+
+def same_truth(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    """Whether two runs were judged on the same labels, but for the rounding of scaled scores.
+
+    Example:
+        >>> same_truth(np.array([1.0, 5.0]), np.array([1.0, 5.0000001]))
+        True
+    """
+    if len(one) != len(other) or not len(one):
+        return len(one) == len(other)
+    # Scores far from 0 that are not scaled have 24 bits of themselves, whatever their span.
+    return bool(np.allclose(one, other, rtol=2.0**-22, atol=CLOSE * float(np.ptp(one))))
 
 
 def judged_split(records: Sequence[Run]) -> str:
@@ -169,7 +196,14 @@ def _rows(runs: Sequence[Run], task: str, kind: Task) -> Rows | None:
     true, predicted = (
         np.concatenate([_numbers(one[side], labels, task) for one in found]) for side in ("true", "predicted")
     )
-    return Rows(true, predicted)
+    return Rows(_levelled(true) if labels is None and len(found) > 1 else true, predicted)
+
+
+def _levelled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores of several folds, rounded to about six digits of their span: ranks know equal scores only if they are equal."""
+    span = float(np.ptp(scores)) if len(scores) else 0.0
+    # Below this no power of ten reaches the sixth digit.
+    return np.round(scores, 5 - math.floor(math.log10(span))) if span > 1e-300 else scores
 
 
 def _numbers(values: Any, labels: list[str] | None, task: str) -> NDArray[Any]:

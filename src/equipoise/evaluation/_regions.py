@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from equipoise.evaluation._measurements import Rows
+from equipoise.evaluation._measurements import CLOSE, Rows
 from equipoise.evaluation._significance import mean_interval
 
 __all__ = ["DEFINITION", "REGIONS", "ScoreRegions", "errors_by_class", "errors_by_region", "score_regions"]
@@ -46,8 +46,7 @@ class ScoreRegions:
 
     def of(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
         """The region of each score, `[n]` -> `[n]`."""
-        bins = np.searchsorted(self.edges, scores, side="right") - 1
-        bins[scores == self.edges[-1]] = len(self.regions) - 1  # the last bin holds its upper edge
+        bins = _bins(self.edges, scores)
         outside = (bins < 0) | (bins >= len(self.regions))
         return np.where(outside, 2, self.regions[np.clip(bins, 0, len(self.regions) - 1)])
 
@@ -93,7 +92,8 @@ def score_regions(train_scores: NDArray[np.float64]) -> ScoreRegions | None:
         edges = np.concatenate([distinct[:1], (distinct[1:] + distinct[:-1]) / 2, distinct[-1:]])
         counts, density = each, each.astype(np.float64)
     else:
-        counts, edges = np.histogram(known, bins=BINS)
+        edges = np.histogram_bin_edges(known, bins=BINS)
+        counts = np.bincount(_bins(edges, known), minlength=BINS)
         # Mirrored at the ends: a kernel that leaks there would halve the density of scores that simply have a limit.
         density = gaussian_filter1d(counts.astype(np.float64), SIGMA, mode="reflect")
     of_rows = np.repeat(density, counts)
@@ -101,6 +101,20 @@ def score_regions(train_scores: NDArray[np.float64]) -> ScoreRegions | None:
     regions = np.where(density >= middle, 0, np.where(density < rare, 2, 1))
     shares = np.bincount(regions, weights=counts, minlength=3) / len(known)
     return ScoreRegions(edges, regions, (float(shares[0]), float(shares[1]), float(shares[2])))
+
+
+def _bins(
+    edges: NDArray[np.float64],  # [bins + 1], rising
+    scores: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """The bin of each score, lower edges included and the last upper one; -1 and `bins` are outside.
+
+    Scores that were scaled otherwise than those that made the edges are rounded otherwise. So a score within a hair of an
+    edge counts as on it.
+    """
+    hair = CLOSE * (edges[-1] - edges[0])
+    limits = np.append(edges[:-1] - hair, edges[-1] + hair)
+    return np.searchsorted(limits, scores, side="right") - 1
 
 
 def errors_by_region(regions: ScoreRegions, measured: Sequence[Rows], level: float = 0.95) -> list[dict[str, Any]]:

@@ -14,10 +14,13 @@ SMALL_SPLIT = 500
 
 RULE = (
     "Arms are compared with the baseline seed by seed, on the same test rows. Chance has two sources, and both count: the "
-    "seed (how a run happens to go) and the test rows (which texts happened to be drawn, by a bootstrap over rows); their "
-    "variances add up, and the interval and p come from a t distribution. Since many arms and tasks are tested at once, p "
-    "is corrected by Holm's method over all methods, ablations and tuned weights together; models of some of the tasks "
-    "only, comparisons with single-task models, with tuned weights and of the best two arms are families of their own. "
+    "seed (how a run happens to go) and the test rows (which texts happened to be drawn, by a bootstrap over rows). Each "
+    "alone would give a t interval; the interval of both is as wide as the root of the sum of their squared widths, so that "
+    "it holds the true difference at least as often as it says, with two seeds too. p is 1 less the level at which it "
+    "would just reach 0. A difference whose doubt is not known at all is not tested. Runs are compared only where they "
+    "were judged on the same labels. Since many arms and tasks are tested at once, p is corrected by Holm's method over "
+    "all methods, ablations and tuned weights together; models of some of the tasks only, comparisons with single-task "
+    "models, with tuned weights and of the best two arms are families of their own. "
     "An arm is called better or worse than another only where the corrected p is below 1 less the level of the "
     "intervals; all else is called the same, which means not told apart, not proved equal. An arm beats another where it "
     "is better on at least one judged metric and worse on none. The best arm is that of the best mean rank, and is called "
@@ -63,7 +66,11 @@ def _against(summary: Summary, key: str, other: str) -> list[str]:
         tested = [arm for arm in tested if arm["arm"] != summary["baseline"]]
         other = f"the tuned fixed weights ({other})"
     if not tested:
-        return [] if key == "versus_tuned" else [f"Nothing else has a finished run to compare with {other}."]
+        return (
+            []
+            if key == "versus_tuned"
+            else [f"Nothing else has a finished run on the same rows to compare with {other}."]
+        )
     sentences = []
     for arm in tested:
         found = arm[key]
@@ -186,8 +193,8 @@ def _warnings(summary: Summary) -> list[str]:
         sentences.append(f"Few rows are judged ({counts}). With --folds every row is judged once, which tells more.")
     if summary["unpaired"]:
         sentences.append(
-            f"The judged rows of {', '.join(summary['unpaired'])} are not the same in all runs, so intervals there count "
-            "the seeds alone and are too narrow."
+            f"The judged rows of {', '.join(summary['unpaired'])} are not the same in all runs. Only runs on the same "
+            "rows are compared there."
         )
     return sentences
 

@@ -118,13 +118,18 @@ def target_names(model: Any, targets: list[str] | None, exclude: Iterable[str] =
         for name, module in model.named_modules()
         if name.startswith(f"{prefix}.") and isinstance(module, nn.Linear) and not f"{name}.".startswith(skipped)
     ]
-    names = {name.rpartition(".")[2] for name in linear}
+    names = {_last_part(name) for name in linear}
     unknown = sorted(set(targets or ()) - names)
     if unknown:
         raise RecipeError(
             f"model.adapter.targets: no linear layer '{unknown[0]}' in the backbone. Available: {', '.join(sorted(names))}"
         )
-    return [name for name in linear if targets is None or name.rpartition(".")[2] in targets]
+    return [name for name in linear if targets is None or _last_part(name) in targets]
+
+
+def _last_part(name: str) -> str:
+    """`dense` of `bert.pooler.dense`, and of a task's copy of it, `bert.pooler.dense.copies.1`."""
+    return re.sub(r"\.copies\.\d+$", "", name).rpartition(".")[2]
 
 
 def target_pattern(model: Any, targets: list[str] | None, exclude: Iterable[str] = ()) -> str:

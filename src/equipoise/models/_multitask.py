@@ -105,7 +105,7 @@ class MultiTask:
             **{key: repeat_rows(value, count) for key, value in kwargs.items()},
         )
         logits = gather(outputs.logits, self.private.outputs)
-        return MultiTaskOutput(logits=logits, shared=_trunk(self, self.private))
+        return MultiTaskOutput(logits=logits, shared=self._tap.value)
 
 
 class _Pooled:
@@ -145,7 +145,7 @@ class _Pooled:
         logits = self.heads(shared)
         if self.private is None:
             return MultiTaskOutput(logits=logits, shared=shared)
-        return MultiTaskOutput(logits=gather(logits, self.private.outputs), shared=_trunk(self, self.private))
+        return MultiTaskOutput(logits=gather(logits, self.private.outputs), shared=self._tap.value)
 
 
 def _pass_by_pass(model: Any, adapter: MTLLoRA, run: Callable[[], Any]) -> MultiTaskOutput:
@@ -163,13 +163,6 @@ def _pass_by_pass(model: Any, adapter: MTLLoRA, run: Callable[[], Any]) -> Multi
     finally:
         tap.passes = False
     return MultiTaskOutput(logits=torch.cat(parts, dim=1), shared=tap.value)
-
-
-def _trunk(model: Any, private: Private) -> Tensor:
-    """What the tasks share of the pass that just ended; `representation` hands it out in place of the heads' input."""
-    value: Tensor = model.get_submodule(private.modules[0]).take_fanned()
-    model._tap.value = value
-    return value
 
 
 def model_class(config_class: Any, pooling: str) -> type[PreTrainedModel]:
@@ -232,10 +225,10 @@ def freeze_unread(model: Any) -> None:
 
 
 def representation(model: Any) -> Tensor:
-    """The very tensor that is the last one shared in the latest forward pass, and from here on forgotten.
+    """The very tensor that the heads read in the latest forward pass, and from here on forgotten.
 
-    It is what the heads read or, with private layers, what the last shared block gave: a gradient there walks back
-    through the task's own blocks. With task-specific adapters it is what is added to all that the heads read.
+    With private layers that is `[tasks * n, d]`, chunk k is task k's: a walk back to the last shared block instead would
+    pass every task's blocks once for each task. With task-specific adapters it is what is added to all that heads read.
 
     `MultiTaskOutput.shared` is a copy of it where a wrapper converts outputs to float32 (as Accelerate does under
     autocast), and no loss depends on a copy.

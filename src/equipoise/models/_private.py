@@ -62,7 +62,6 @@ class Copies(nn.Module):
         super().__init__()
         self.copies = nn.ModuleList([module, *(copy.deepcopy(module) for _ in range(tasks - 1))])
         self.fans = fans
-        self.fanned: Tensor | None = None
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The copies' outputs, chunk behind chunk.
@@ -76,25 +75,8 @@ class Copies(nn.Module):
         if kwargs.get("past_key_values") is not None:
             # All copies of a block have one place in the cache of a decoder: the second would attend to the first's keys.
             kwargs["past_key_values"] = None
-        if self.fans:
-            self.fanned = hidden_states
         parts = [hidden_states] * count if self.fans else hidden_states.chunk(count)
         return _joined([one(part, *args, **kwargs) for one, part in zip(self.copies, parts, strict=True)])
-
-    def take_fanned(self) -> Tensor | None:
-        """The rows of the latest pass before they fanned out, from here on forgotten."""
-        value, self.fanned = self.fanned, None
-        return value
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Copies:
-        # Without the kept rows: a tensor in the middle of a graph cannot be copied.
-        made = type(self).__new__(type(self))
-        memo[id(self)] = made
-        nn.Module.__init__(made)
-        state = {key: value for key, value in self.__dict__.items() if key != "fanned"}
-        made.__dict__.update(copy.deepcopy(state, memo))
-        made.fanned = None
-        return made
 
     def extra_repr(self) -> str:
         """Whether the rows fan out here."""

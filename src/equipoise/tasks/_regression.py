@@ -51,7 +51,8 @@ class RegressionSettings(TaskSettings):
     label_bins: int | None = Field(
         default=None,
         ge=2,
-        description=f"bins of that density over the range, or from the least to the greatest training score; null is {BINS}",
+        description=f"bins of that density over the range, or from the least to the greatest training score; null is {BINS}. "
+        "Of scores in steps, as many as there are steps",
     )
     label_kernel: float | None = Field(
         default=None,

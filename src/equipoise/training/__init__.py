@@ -4,7 +4,7 @@
 """
 
 from equipoise.training._facts import versions
-from equipoise.training._plan import Plan, RunData, make_plan, read_data
+from equipoise.training._plan import Plan, RunData, count_steps, make_plan, read_data
 from equipoise.training._precision import choose_precision, pick_device
 from equipoise.training._run import resume, train
 from equipoise.training._selection import Selection
@@ -17,6 +17,7 @@ __all__ = [
     "RunData",
     "Selection",
     "choose_precision",
+    "count_steps",
     "make_plan",
     "pick_device",
     "read_data",

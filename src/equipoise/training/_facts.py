@@ -35,18 +35,8 @@ PACKAGES = (
 )
 
 
-def training_facts(
-    trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: int | None, since: int = 0
-) -> dict[str, Any]:
-    """The `training` part of `metrics.json`.
-
-    Args:
-        trainer: when it has trained.
-        plan: what it trained.
-        seconds: of the loop.
-        best: the step whose weights were kept.
-        since: the step that this process began at.
-    """
+def training_facts(trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: int | None) -> dict[str, Any]:
+    """The `training` part of `metrics.json`. `seconds`: of the loop; `best`: the step whose weights were kept."""
     about = plan.describe()
     steps = trainer.state.global_step
     device = pick_device()
@@ -60,7 +50,7 @@ def training_facts(
         "private_layers": private.layers if (private := private_of(unwrapped(trainer))) is not None else 0,
         "seconds": round(seconds, 2),
         "samples_per_second": round(trainer.rows_trained / seconds, 2),
-        **_extra_work(trainer, steps - since),
+        **_extra_work(trainer),
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
@@ -71,9 +61,9 @@ def training_facts(
     return facts | {key: about[key] for key in keys}
 
 
-def _extra_work(trainer: MultiTaskTrainer, steps: int) -> dict[str, float]:
+def _extra_work(trainer: MultiTaskTrainer) -> dict[str, float]:
     """What the balancer asked for beside the usual backward, a step, since this process started."""
-    walks, steps = trainer.balancer.walks, max(steps, 1)
+    walks, steps = trainer.balancer.walks, max(trainer.state.global_step - trainer.feeds.first_step, 1)
     return {
         # A measured gradient that becomes the update saves the usual walk.
         "extra_backwards_per_step": round((walks["parameters"] - walks["saved"]) / steps, 3),

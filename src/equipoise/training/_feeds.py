@@ -86,14 +86,19 @@ class Feeds(TrainerCallback):
 
     Attributes:
         rows_forwarded: rows that went through the model for it beside the training's, since this process started.
+        first_step: the step that this process began at.
     """
 
     def __init__(self, balancer: Balancer, trainer: Any, held_out: Any | None) -> None:
         self.balancer, self.trainer, self.held_out = balancer, trainer, held_out
         self._order = ShuffleSampler(len(held_out), trainer.args.seed).order() if held_out is not None else None
-        self.rows_forwarded = 0
+        self.rows_forwarded, self.first_step = 0, 0
         self._observed = -1
         self._kept: tuple[dict[str, Any], list[Tensor]] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
+        """Remembers where this process began."""
+        self.first_step = state.global_step
 
     def before(self) -> None:
         """Before the first batch of a step: losses on held-out rows, another batch of them each time."""
@@ -138,7 +143,8 @@ class Feeds(TrainerCallback):
     @torch.no_grad()
     def _losses(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         trainer = self.trainer
-        self.rows_forwarded += len(inputs["input_ids"])
+        twice = trainer.consistency is not None and trainer.model_wrapped.training
+        self.rows_forwarded += len(inputs["input_ids"]) * (2 if twice else 1)
         with trainer.compute_loss_context_manager():
             return batch_losses(trainer, trainer.model_wrapped, inputs)[1]
 

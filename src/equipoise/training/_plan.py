@@ -20,7 +20,7 @@ from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
 from equipoise.training._precision import choose_precision, pick_device
 
-__all__ = ["Plan", "RunData", "make_plan", "read_data"]
+__all__ = ["Plan", "RunData", "count_steps", "make_plan", "read_data"]
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
         tokens,
         model,
         precision,
-        _steps(recipe, len(training_rows)),
+        count_steps(recipe, len(training_rows)),
         data.rejected_file,
         training_rows,
         held_out,
@@ -216,7 +216,8 @@ def table_specs(recipe: Recipe) -> list[TableSpec]:
     ]
 
 
-def _steps(recipe: Recipe, rows: int) -> int:
+def count_steps(recipe: Recipe, rows: int) -> int:
+    """The updates that a recipe makes of so many training rows."""
     training = recipe.training
     if training.max_steps is not None:
         return training.max_steps

@@ -89,7 +89,8 @@ class _Watcher(TrainerCallback):
         """Looks at the training's clock; a training that ends early is evaluated once more where it ends."""
         if self.seconds is not None and self.trainer.clock.seconds >= self.seconds:
             control.should_training_stop = True
-            control.should_evaluate = self.trainer.eval_dataset is not None
+            # Where evaluations come by epochs, the one that is cut off ends with its own.
+            control.should_evaluate = self.trainer.eval_dataset is not None and args.eval_strategy != "epoch"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Asks `watch` about the best evaluation so far."""
