@@ -162,7 +162,9 @@ def test_seeds(text: str, expected: object) -> None:
 
 
 def test_bad_seeds_and_grids() -> None:
-    with pytest.raises(RecipeError, match=r"seeds: expected a number or a list such as 0,1,7 \(or 7, for one\), found 'many'"):
+    with pytest.raises(
+        RecipeError, match=r"seeds: expected a number or a list such as 0,1,7 \(or 7, for one\), found 'many'"
+    ):
         seeds_of("many")
     for bad in ("\u00b2", "1,\u00b2", ",", "", "1,,2", ",7", "-1", "1.5", "9" * 5000):
         with pytest.raises(RecipeError, match=r"seeds: expected a number or a list"):

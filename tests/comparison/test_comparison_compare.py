@@ -16,6 +16,7 @@ import equipoise as eq
 from equipoise import recipe as recipes
 from equipoise.cli import app
 from equipoise.comparison import _work
+from equipoise.comparison._arms import Arm
 from equipoise.errors import RecipeError, RunError
 
 
@@ -174,7 +175,7 @@ def test_a_budget_of_examples_and_of_time(recipe: dict[str, Any], tmp_path: Path
     }
     assert abs(runs["equal"]["training"]["examples"] - 150) < 8  # to the batch
     # A row in seven has no score: the single-task model sees its own rows as often as the others do.
-    assert runs["single-polarity"]["training"]["examples"] < runs["equal"]["training"]["examples"]
+    assert runs[Arm("single:polarity", "single").folder]["training"]["examples"] < runs["equal"]["training"]["examples"]
     recipe["training"]["epochs"] = 1000
     short = eq.compare(recipe, methods=["equal"], budget="0.5s", seeds=1, output=tmp_path / "t", progress=False)
     training = json.loads((short.folder / "runs/equal/seed-0/metrics.json").read_text())["training"]
@@ -213,7 +214,7 @@ def test_a_grid_is_searched_by_every_arm(recipe: dict[str, Any], tmp_path: Path)
     )
     for arm in found.summary["arms"]:
         assert arm["cost"]["search"]["trials"] == 2
-        folder = found.folder / "runs" / arm["arm"].replace(":", "-")
+        folder = found.folder / "runs" / Arm(arm["arm"], "single").folder
         trials = json.loads((folder / "search" / "search.json").read_text())["trials"]
         assert {trial["settings"]["training.learning_rate"] for trial in trials} == {1e-6, 2e-3}
         best = max(trials, key=lambda trial: trial["score"])["settings"]

@@ -154,14 +154,14 @@ def expand(
 
 def _methods(given: Iterable[str]) -> list[str]:
     methods: object = given
-    # One name is a sequence of letters.
+    # A name alone would pass for a list of its letters.
     listed: list[Any] = list(methods) if isinstance(methods, Iterable) and not isinstance(methods, str) else [None]
     if not all(isinstance(text, str) and text.strip() for text in listed):
         raise RecipeError(f"compare: methods: expected a list of names such as ['equal', 'dao'], found {given!r}")
     return [text.strip() for text in listed]
 
 
-def _named(setting: str, given: Mapping[str, Any], of: str) -> Mapping[str, Any]:
+def _named(setting: str, given: Mapping[Any, Any], of: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
         raise RecipeError(f"compare: {setting}: expected a mapping of names to {of}, found {given!r}")
     for name in given:

@@ -42,7 +42,8 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
     """
     folder = Path(payload["folder"])
     try:
-        recipe = recipes.load(payload["recipe"])
+        # Checked where the payload was made; what a recipe of some of the tasks names is not checked again.
+        recipe = Recipe.model_validate(payload["recipe"])
         data = data_of(recipe, payload["split_seed"], payload["data_folder"])
         if payload["tasks"] is not None:
             data = data.only(payload["tasks"])
@@ -151,7 +152,7 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
 def _judged(names: Sequence[str], tasks: Mapping[str, Task]) -> dict[str, str]:
     """`task.metric` -> which is better, of the tasks that are trained; their main metrics where none of them is judged."""
     parts = [name.rpartition(".") for name in names]
-    wanted = [(task, metric) for task, _, metric in parts if task in tasks]
+    wanted = [(task, metric) for task, _, metric in parts if task in tasks and metric in tasks[task].selectable()]
     wanted = wanted or [(name, task.main_metric[0]) for name, task in tasks.items()]
     return {f"{task}.{metric}": tasks[task].selectable()[metric] for task, metric in wanted}
 
@@ -176,4 +177,4 @@ def _read_once(key: str, recipe: str, folder: str) -> RunData:
     place = Path(folder) / f"{blake2b(key.encode(), digest_size=6).hexdigest()}-{os.getpid()}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    return read_data(recipes.load(json.loads(recipe)), place)
+    return read_data(Recipe.model_validate(json.loads(recipe)), place)
