@@ -77,10 +77,13 @@ nothing else: a tensor that is no parameter is a representation.
 
 | `balance.shared` | in Python | what is walked back, for each task | not seen |
 | --- | --- | --- | --- |
-| `representation` | the tensor `[n, d]` that the heads were fed with (private blocks and mtl_lora: each task's own) | its head | the backbone |
+| `representation` | the tensor `[n, d]` that the heads were fed with | its head | the backbone |
 | `last_layer` | `list(block.parameters())` of the last block | its head and that block | the layers below |
-| `adapter` | the adapter's trained parameters (of mtl_lora what the tasks share: A and the B's) | head and backbone, for the adapter's gradients only | nothing else trains |
+| `adapter` | the adapter's trained parameters | head and backbone, for the adapter's gradients only | nothing else trains |
 | `all` | every trained parameter that the tasks share | head and backbone | nothing |
+
+[Blocks and adapters of a task's own](conflict.md) leave the representation what it is, each task's own, and are no part of
+the other places: `last_layer` is the last shared block, `adapter` of mtl_lora what the tasks share (A and the B's).
 
 At the representation a norm counts each row by itself: it does not see that two rows pull a parameter in opposite
 directions, nor what the backbone makes of a pull.
