@@ -337,6 +337,24 @@ def test_rows_that_a_method_holds_out_are_made_up_for(recipe: dict[str, Any], tm
     assert facts[0]["examples"] - facts[1]["examples"] < 3 * 8
 
 
+def test_a_search_makes_up_for_held_out_rows_too(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["balance"] = {"method": "coba", "held_out": 0.3}
+    tune = {"training.learning_rate": [1e-4, 1e-3]}
+    found = eq.compare(recipe, methods=["coba"], tune=tune, seeds=2, output=tmp_path / "c", progress=False)
+    paths = list(found.folder.glob("runs/coba/**/metrics.json"))
+    assert len(paths) == 4, "two trials, the better one as the first seed's run, and the second seed's"
+    assert len({json.loads(path.read_text())["training"]["steps"] for path in paths}) == 1
+
+
+def test_an_average_over_the_last_steps_needs_to_know_them(recipe: dict[str, Any], tmp_path: Path) -> None:
+    arms = {"swa": {"training": {"averaging": "swa"}}}
+    found = eq.compare(
+        recipe, methods=["equal"], arms=arms, budget="1s", seeds=1, output=tmp_path / "c", progress=False
+    )
+    swa = next(arm for arm in found.summary["arms"] if arm["arm"] == "swa")
+    assert "swa begins after a share of the steps" in swa["failed"][0]["reason"]
+
+
 def test_a_text_of_two_tables_is_in_one_fold(recipe: dict[str, Any], tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 

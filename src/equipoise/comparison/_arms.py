@@ -285,12 +285,12 @@ def _ablation(recipe: Recipe) -> list[Arm]:
         Arm("dao/w", "ablation", dao | {"balance.data_weights": labels, "balance.task_level": False}),
         Arm("dao/lambda+w", "ablation", dao | {"balance.data_weights": labels}),
     ]
-    fixed = [name for name, task in recipe.tasks.items() if getattr(task, "thresholds", None) and task.derived_from]
-    if fixed:
-        balanced: dict[str, Any] = {}
-        for name in fixed:
-            balanced[f"tasks.{name}.bins"] = len(getattr(recipe.tasks[name], "thresholds")) + 1  # noqa: B009
-            balanced[f"tasks.{name}.thresholds"] = None
+    fixed = {name: getattr(task, "thresholds", None) for name, task in recipe.tasks.items() if task.derived_from}
+    balanced: dict[str, Any] = {}
+    for name, thresholds in fixed.items():
+        if thresholds:
+            balanced |= {f"tasks.{name}.bins": len(thresholds) + 1, f"tasks.{name}.thresholds": None}
+    if balanced:
         overrides = dao | {"balance.data_weights": labels} | balanced
         arms.append(Arm("dao/lambda+w+thresholds", "ablation", overrides))
     return arms

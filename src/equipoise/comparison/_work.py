@@ -18,11 +18,11 @@ from typing import Any
 from equipoise import recipe as recipes
 from equipoise.comparison._arms import Arm, settings_of
 from equipoise.comparison._search import Space, TrialFailed, relative_gain, search
-from equipoise.errors import EquipoiseError, RecipeError
+from equipoise.errors import EquipoiseError
 from equipoise.recipe import Recipe
 from equipoise.runs import write_json
 from equipoise.tasks import Task
-from equipoise.training import RunData, count_steps, make_plan, read_data, run_trial
+from equipoise.training import Plan, RunData, count_steps, make_plan, read_data, run_trial
 
 __all__ = ["data_of", "search_arm", "train_one", "trial_name"]
 
@@ -47,21 +47,21 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
         data = data_of(recipe, payload["split_seed"], payload["data_folder"])
         if payload["tasks"] is not None:
             data = data.only(payload["tasks"])
-        plan = make_plan(recipe, folder, data)
-        if payload["seconds"] is not None and recipe.training.averaging == "swa":
-            raise RecipeError(
-                "training.averaging: swa begins after a share of the steps, and a time limit has none. Use ema"
-            )
-        rows = len(data.tokens["train"])
-        if len(plan.training_rows) < rows and recipe.training.max_steps is None:
-            # Rows that a method holds out are made up for, so that it trains on as many examples as the others.
-            steps = {"max_steps": count_steps(recipe, rows)}
-            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update=steps)})
-            plan = make_plan(recipe, folder, data)
+        plan = _plan(recipe, folder, data)
         metrics = run_trial(plan, folder, seconds=payload["seconds"], callbacks=callbacks)
     except Exception as error:  # whatever a training died of, the other hours of trainings go on
         return failed(folder, error)
     return {"metrics": metrics}
+
+
+def _plan(recipe: Recipe, folder: Path, data: RunData) -> Plan:
+    """The plan of a training that makes up for rows that its method holds out: it trains on as many as the others."""
+    plan, rows = make_plan(recipe, folder, data), len(data.tokens["train"])
+    if len(plan.training_rows) == rows or recipe.training.max_steps is not None:
+        return plan
+    steps = {"max_steps": count_steps(recipe, rows)}
+    whole = recipe.model_copy(update={"training": recipe.training.model_copy(update=steps)})
+    return make_plan(whole, folder, data)
 
 
 def failed(folder: Path, error: BaseException) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
             return bool(reference) and report(share, relative_gain(metrics, reference, judged))
 
         recipe = settings_of(arm, base, settings)
-        plan = make_plan(recipe, place, data_for(recipe))
+        plan = _plan(recipe, place, data_for(recipe))
         found = run_trial(plan, place, seconds=payload["seconds"], watch=watch, callbacks=callbacks)
         write_json(place / "cost.json", {key: found["training"][key] for key in COST})
         if not found["splits"]:

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from equipoise import recipe as recipes
+from equipoise.errors import RecipeError
 from equipoise.runs import Run, write_json, write_text
 from equipoise.training._facts import forget_peak_memory, quiet_transformers, training_facts, versions
 from equipoise.training._judge import judge
@@ -49,7 +50,14 @@ def run_trial(
     Returns:
         What `metrics.json` holds: `splits` (split, task, metric), `training` (what it cost), `versions`. Of a training
         that `watch` stopped, `splits` is empty and nothing is written.
+
+    Raises:
+        EquipoiseError: the training fails, or a time limit goes with an average that begins after a share of the steps.
     """
+    if seconds is not None and plan.recipe.training.averaging == "swa":
+        raise RecipeError(
+            "training.averaging: swa begins after a share of the steps, and a time limit has none. Use ema"
+        )
     run = Run(folder)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
