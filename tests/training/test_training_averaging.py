@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from stopped_runs import StopAt
 from torch import nn
 from transformers import TrainerCallback
 
@@ -136,17 +137,6 @@ def test_the_average_is_judged_and_saved_and_training_does_not_see_it(
     assert run.metrics["splits"]["validation"]["polarity"]["mse"] == pytest.approx(
         best["metrics"]["polarity"]["mse"], rel=1e-5
     )
-
-
-class StopAt(TrainerCallback):
-    """Ends the training without warning."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def assert_equal_runs(run: eq.Run, other: eq.Run) -> None:

@@ -10,15 +10,13 @@ from typing import Any
 import pytest
 import torch
 from model_helpers import encode, make
-from safetensors.torch import load_file
+from stopped_runs import StopAt, comparable, weights
 from torch import Tensor
-from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 import equipoise as eq
 from equipoise.errors import RecipeError, RunError
 from equipoise.models import load_model, private_of, split
-from equipoise.runs import Run
 from equipoise.training import resume, train
 from equipoise.training._branching import Branching, part_optimizer
 from equipoise.training._parameters import parameter_groups, shared_parameters
@@ -169,24 +167,6 @@ def test_no_shared_block_is_left(tiny_backbone: Callable[[str], Path]) -> None:
 
 
 # Whole runs -----------------------------------------------------------------------------------------------------------
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    (path,) = run.model_folder.glob("*.safetensors")
-    return load_file(path)
-
-
-def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in {"samples_per_second", "seconds"}} for line in history]
 
 
 @pytest.mark.parametrize("settings", [[], ["balance.shared=last_layer"], ["model.adapter={rank: 2}"]])

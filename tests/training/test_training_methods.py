@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainerCallback
+from stopped_runs import StopAt
 
 import equipoise as eq
 from equipoise.balance import available
@@ -40,17 +40,6 @@ def test_every_method_trains_from_a_recipe(method: str, tiny_recipe: dict[str, A
     for line in lines:
         assert math.isfinite(line["loss"])
         assert all(values["weight"] >= 0 or method in {"imtl_g", "aligned_mtl"} for values in line["tasks"].values())
-
-
-class StopAt(TrainerCallback):
-    """Ends the training without warning, as a lost power supply would (but in this process)."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def comparable(run: eq.Run) -> list[dict[str, Any]]:

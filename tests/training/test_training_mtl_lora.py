@@ -10,36 +10,17 @@ import pytest
 import torch
 from model_helpers import make
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback, TrainingArguments
+from stopped_runs import StopAt, comparable, weights
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import equipoise as eq
 from equipoise.errors import RecipeError, RunError
 from equipoise.inference import export_task
 from equipoise.models import load_model
-from equipoise.runs import Run
 from equipoise.training import resume, train
 from equipoise.training._parameters import parameter_groups, shared_parameters
 
 OWN = "model.adapter={type: mtl_lora, rank: 4, dropout: 0.2}"
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    (path,) = run.model_folder.glob("*.safetensors")
-    return load_file(path)
-
-
-def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in {"samples_per_second", "seconds"}} for line in history]
 
 
 def test_a_run_trains_saves_predicts_and_exports(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:

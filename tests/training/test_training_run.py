@@ -15,30 +15,12 @@ import pytest
 import torch
 from conftest import write_table
 from safetensors.torch import load_file
+from stopped_runs import StopAt, comparable, weights
 from transformers import TrainerCallback
 
 import equipoise as eq
 from equipoise.errors import BalanceError, DataError, RunError
 from equipoise.training import resume, train
-
-
-def weights(run: eq.Run) -> dict[str, torch.Tensor]:
-    return load_file(run.model_folder / "model.safetensors")
-
-
-def comparable(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in {"samples_per_second", "seconds"}} for line in history]
-
-
-class StopAt(TrainerCallback):
-    """Ends the training without warning, as a lost power supply would (but in this process)."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 def test_a_run_writes_everything_that_the_design_promises(tiny_recipe: dict[str, Any]) -> None:
