@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from equipoise.runs import Run, atomic_path
 from equipoise.tasks import Task
 from equipoise.training._plan import Plan
 
-__all__ = ["evaluate_splits", "fit_baselines", "judge"]
+__all__ = ["evaluate_splits", "fit_baselines", "judge", "judged_splits"]
 
 
 def evaluate_splits(loaded: LoadedModel, plan: Plan, run: Run) -> dict[str, Any]:
@@ -30,11 +30,13 @@ def judged_splits(plan: Plan) -> list[str]:
     return [name for name in plan.tokens if name != "train"] or ["train"]
 
 
-def judge(model: Any, tokenizer: Any, tasks: Mapping[str, Task], plan: Plan, run: Run) -> dict[str, dict[str, Any]]:
-    """Split -> task -> metrics of a model; every row's prediction goes to `predictions/`."""
+def judge(
+    model: Any, tokenizer: Any, tasks: Mapping[str, Task], plan: Plan, run: Run, splits: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Split -> task -> metrics of a model; every row's prediction goes to `predictions/`. `splits`: None = all."""
     columns, collate = slices(tasks), Collator(tokenizer, tasks)
     metrics: dict[str, dict[str, Any]] = {}
-    for name in judged_splits(plan):
+    for name in judged_splits(plan) if splits is None else splits:
         tokens = plan.tokens[name]
         split = tokens.split
         outputs = forward_all(model, tokens, tokens.lengths, collate)

@@ -18,7 +18,7 @@ from equipoise import recipe as recipes
 from equipoise.errors import RecipeError
 from equipoise.runs import Run, write_json, write_text
 from equipoise.training._facts import forget_peak_memory, quiet_transformers, training_facts, versions
-from equipoise.training._judge import judge
+from equipoise.training._judge import judge, judged_splits
 from equipoise.training._plan import Plan
 from equipoise.training._run import METRICS_VERSION, build_trainer
 from equipoise.training._trainer import MultiTaskTrainer
@@ -39,6 +39,9 @@ def run_trial(
     callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Trains, judges the best evaluation's weights and writes recipe, history, predictions and, last, `metrics.json`.
+
+    The weights are judged in the training's precision (`equipoise train` judges what it saved, in float32), and where there
+    is a test split, the validation split's metrics are those of the evaluation that was the best.
 
     Args:
         plan: of `make_plan`.
@@ -77,13 +80,26 @@ def run_trial(
     found: dict[str, Any] = {"format_version": METRICS_VERSION, "splits": {}, "training": facts, "versions": versions()}
     if judge_at.stopped:
         return found
-    # Without Accelerate's wrapper, which would judge in the training's precision: a saved model is judged in its own.
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False, keep_torch_compile=False)
     started = time.perf_counter()
-    found["splits"] = judge(model, plan.backbone.tokenizer, plan.prepared.tasks, plan, run)
+    found["splits"] = _judged(trainer, plan, run)
     facts["judging_seconds"] = round(facts["judging_seconds"] + time.perf_counter() - started, 2)
     write_json(run.metrics_file, found)
     return found
+
+
+def _judged(trainer: MultiTaskTrainer, plan: Plan, run: Run) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    splits = judged_splits(plan)
+    if trainer.best_step is not None and "test" in splits:
+        # The test split's predictions are what statistics are made of; of validation the metrics are known already.
+        found["validation"] = _best_metrics(trainer)
+        splits.remove("validation")
+    return found | judge(trainer.model, plan.backbone.tokenizer, plan.prepared.tasks, plan, run, splits)
+
+
+def _best_metrics(trainer: MultiTaskTrainer) -> dict[str, Any]:
+    metrics: dict[str, Any] = next(e for e in trainer.evaluations if e["step"] == trainer.best_step)["metrics"]
+    return metrics
 
 
 class _Watcher(TrainerCallback):
@@ -104,6 +120,5 @@ class _Watcher(TrainerCallback):
         """Asks `watch` about the best evaluation so far."""
         if self.watch is None or state.global_step >= state.max_steps:
             return
-        best = next(e for e in self.trainer.evaluations if e["step"] == self.trainer.best_step)
-        if self.watch(state.global_step / state.max_steps, best["metrics"]):
+        if self.watch(state.global_step / state.max_steps, _best_metrics(self.trainer)):
             self.stopped = control.should_training_stop = True
