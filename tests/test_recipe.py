@@ -73,6 +73,16 @@ def problems(data, overrides=()):
     return lines
 
 
+def test_a_method_may_stand_alone_and_auto_is_written_out_as_what_it_stands_for():
+    assert recipe.load(GOOD | {"balance": "famo"}) == recipe.load(GOOD | {"balance": {"method": "famo"}})
+    assert recipe.load(GOOD, ["balance=famo"]).balance.method == "famo"
+    chosen = recipe.load(GOOD | {"balance": "auto"})
+    assert chosen == recipe.load(GOOD) == recipe.load(GOOD | {"balance": {"method": "dao"}})
+    assert "method: dao" in recipe.dump(chosen), "a later default changes no old run"
+    slower = recipe.load(GOOD | {"balance": {"method": "auto", "smoothing": 0.9}})
+    assert slower.balance.options["smoothing"] == 0.9
+
+
 def test_smallest_recipe_has_every_default():
     found = recipe.load(GOOD)
     assert found.model == recipe.ModelSettings()
@@ -178,7 +188,13 @@ def test_all_problems_are_told_together():
             {"tasks__a/b": {"type": "regression"}},
             "tasks.a/b: a task's name is text made of letters, digits, '_', '-' and spaces, found 'a/b'",
         ),
-        ({"balance": "dao"}, "balance: input should be a mapping, found 'dao'"),
+        ({"balance": 3}, "balance: input should be a mapping, found 3"),
+        ({"balance": "dua"}, "balance: no balancer 'dua'. Did you mean 'dwa'"),
+        (
+            {"training__learning_rate": "fast"},
+            "training.learning_rate: input should be a valid number or 'auto', found 'fa",
+        ),
+        ({"training__learning_rate": -1}, "training.learning_rate: input should be greater than 0, found -1"),
         ({"balance__method": 3}, "balance.method: input should be a valid string, found 3"),
         (
             {"balance__smothing": 0.5},

@@ -41,6 +41,10 @@ SST = ["polarity.mse", "band.accuracy"]
 EMOBANK = ["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"]
 
 
+#: Arms whose weights over time are drawn.
+DRAWN = ("dao", "dao/lambda", "uncertainty", "famo")
+
+
 @dataclass(frozen=True)
 class Part:
     """One comparison."""
@@ -84,13 +88,20 @@ def hundreds() -> None:
 
 def run(name: str, engine: str, workers: int) -> None:
     """Trains what a part lacks."""
-    import equipoise as eq
-
-    part = PARTS[name]
     if name == "sst_hundreds":
         hundreds()
     started = time.perf_counter()
-    eq.compare(
+    compare(name, engine=engine, workers=workers, threads=1 if engine == "ray" else None)
+    with (ROOT / "runs" / "study" / "seconds.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"part": name, "wall_seconds": round(time.perf_counter() - started, 1)}) + "\n")
+
+
+def compare(name: str, **settings: Any) -> Any:
+    """The part's comparison; what stands in its folder is not trained again."""
+    import equipoise as eq
+
+    part = PARTS[name]
+    return eq.compare(
         HERE / "recipes" / f"{part.recipe}.yaml",
         methods=split_methods(part.methods),
         seeds=part.seeds,
@@ -98,13 +109,9 @@ def run(name: str, engine: str, workers: int) -> None:
         metrics=part.metrics,
         overrides=part.overrides,
         search_trials=6,
-        engine=engine,
-        workers=workers,
-        threads=1 if engine == "ray" else None,
         output=ROOT / "runs" / "study" / name,
+        **settings,
     )
-    with (ROOT / "runs" / "study" / "seconds.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"part": name, "wall_seconds": round(time.perf_counter() - started, 1)}) + "\n")
 
 
 def split_methods(text: str) -> list[str]:
@@ -121,20 +128,25 @@ def collect() -> None:
 
     log = ROOT / "runs" / "study" / "seconds.jsonl"
     spent = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
-    for name in PARTS:
+    (HERE / "results").mkdir(exist_ok=True)
+    for name, part in PARTS.items():
         comparison = eq.Comparison(ROOT / "runs" / "study" / name)
         if not comparison.summary_file.is_file():
             print(f"{name}: not finished")
             continue
-        summary = comparison.summary
-        settings = json.loads(comparison.settings_file.read_text(encoding="utf-8"))
+        versus = None
+        if "plain" in split_methods(part.methods):
+            other = compare(name, baseline="plain", progress=False).summary
+            versus = {arm["arm"]: arm["differences"] for arm in other["arms"]}
+        summary = compare(name, baseline="equal", progress=False).summary
+        summary["versus_plain"] = versus
+        # Of the curves only what the page's pictures show.
+        summary["curves"] = {
+            arm: {"weights": found["weights"]} for arm, found in summary["curves"].items() if arm in DRAWN
+        }
         summary["machine"] = machine()
         summary["command"] = f"python benchmarks/study/study.py {name}"
         summary["seconds_of_all_calls"] = sum(line["wall_seconds"] for line in spent if line["part"] == name)
-        summary["searches"] = {
-            arm: found for arm in settings["arms"] if (found := comparison.search(settings["arms"][arm]["name"]))
-        }
-        (HERE / "results").mkdir(exist_ok=True)
         text = json.dumps(summary, separators=(",", ":"))
         assert str(ROOT) not in text, "a path of this machine"
         (HERE / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -60,6 +60,13 @@ def _without_other_branches(items: Sequence[Any]) -> list[dict[str, Any]]:
         unions.setdefault(item["loc"][:branch], []).append(dict(item))
     result = []
     for place, group in unions.items():
+        words = [item for item in group if item["type"] == "literal_error"]
+        if words and len(group) > len(words):  # a number or a word such as auto: a text was meant for the word
+            of_type = group if isinstance(group[0]["input"], str) else [item for item in group if item not in words]
+            group = [item | {"msg": item["msg"].partition(", unable to parse")[0]} for item in of_type]
+            expected = list(dict.fromkeys(item["msg"].removeprefix("Input should be ") for item in group))
+            result.append(group[-1] | {"msg": f"Input should be {' or '.join(expected)}"})
+            continue
         fitting = [item for item in group if len(item["loc"]) > len(place) + 1 or not item["type"].endswith("_type")]
         if fitting or len(group) == 1:
             result += fitting or group

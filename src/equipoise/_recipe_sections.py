@@ -185,11 +185,18 @@ class BalanceSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    method: str = Field(default="dao", description="a name that `equipoise balancers` lists")
+    method: str = Field(
+        default="auto", description="a name that `equipoise balancers` lists; auto = what docs/study.md supports"
+    )
     shared: Literal["auto", "representation", "last_layer", "adapter", "all"] = Field(
         default="auto", description="where the tasks' gradients are measured; auto = where the method is best measured"
     )
     held_out: float = Field(default=0.05, gt=0, lt=1, description="share of training rows that only weigh tasks (coba)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, data: Any) -> Any:
+        return {"method": data} if isinstance(data, str) else data
 
     @property
     def options(self) -> dict[str, Any]:
@@ -204,7 +211,11 @@ class TrainingSettings(Section):
     max_steps: int | None = Field(default=None, ge=1, description="stop after this many updates; null = by epochs")
     batch_size: int = Field(default=32, ge=1, description="rows per device and step")
     accumulation: int = Field(default=1, ge=1, description="steps whose gradients are added up to one update")
-    learning_rate: float = Field(default=1.0e-4, gt=0, description="AdamW's rate at its highest")
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        default="auto",
+        description="AdamW's rate at its highest; auto = 2e-4 for a backbone 384 wide or for an adapter, and less by the "
+        "square of the width for wider ones (768: 5e-5)",
+    )
     head_learning_rate: float | None = Field(
         default=None, gt=0, description="the heads' own rate; null = ten times learning_rate"
     )

@@ -54,6 +54,10 @@ __all__ = [
 ]
 
 
+#: What `balance: auto` stands for: docs/study.md tells why. With one task it weighs nothing.
+AUTO_METHOD = "dao"
+
+
 class Recipe(Section):
     """Everything that one run needs."""
 
@@ -120,6 +124,8 @@ def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     names = [str(name) for name in given["tasks"]] if isinstance(given.get("tasks"), Mapping) else []
     with contextlib.suppress(ValidationError):  # told already
         settings = BalanceSettings.model_validate(given.get("balance", {}))
+        if settings.method == "auto":
+            settings = settings.model_copy(update={"method": AUTO_METHOD})
         problems += check_balance(settings, names) if names else []
     if problems:
         head = f"{where}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
@@ -156,6 +162,9 @@ def schema() -> dict[str, Any]:
         branch["required"] = sorted({"type", *branch.get("required", ())})  # else a task without one fits several
         branches.append(branch)
     result["properties"]["tasks"]["additionalProperties"] = {"oneOf": branches}
+    # A method's name alone stands for its mapping.
+    balance = result["properties"]["balance"]
+    result["properties"]["balance"] = {"anyOf": [{"$ref": balance.pop("$ref")}, {"type": "string"}], **balance}
     result["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     return result
 

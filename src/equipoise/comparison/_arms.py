@@ -262,8 +262,8 @@ def _arms_of(text: str, recipe: Recipe) -> list[Arm]:
         return _ablation(recipe)
     from equipoise.balance import available  # loads torch
 
-    if name not in available():
-        names = [*available(), *FAMILIES]
+    if name not in available() and text != "auto":
+        names = [*available(), "auto", *FAMILIES]
         raise RecipeError(
             f"no method '{name}'.{did_you_mean(name, names)} `equipoise balancers` lists the methods; "
             f"beside them: {', '.join(FAMILIES)}"

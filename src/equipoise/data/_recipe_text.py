@@ -38,12 +38,12 @@ tasks:
 {tasks}
 
 balance:
-  method: dao               # `equipoise balancers` lists the others
+  method: auto              # DAO; `equipoise balancers` lists the others, `equipoise compare` tries them
 
 training:
   epochs: 4
   batch_size: 32
-  learning_rate: 1.0e-4
+  learning_rate: auto       # by the backbone's width; minilm: 2.0e-4
   seed: 0                   # decides the split, the order of rows and the heads' first weights
   precision: auto           # auto | fp32 | bf16 | fp16
 

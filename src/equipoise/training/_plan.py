@@ -18,6 +18,7 @@ from equipoise.errors import RecipeError
 from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, trainable_parameters
 from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
+from equipoise.training._auto import settled
 from equipoise.training._precision import choose_precision, pick_device
 
 __all__ = ["Plan", "RunData", "count_steps", "make_plan", "read_data"]
@@ -55,7 +56,7 @@ class Plan:
     """What a run will do.
 
     Attributes:
-        recipe: the recipe.
+        recipe: the recipe, with values for what it left to be chosen (`auto`) of `training`.
         backbone: the backbone that was found.
         prepared: checked splits and fitted tasks.
         tokens: split -> tokenised rows.
@@ -77,6 +78,13 @@ class Plan:
     rejected_file: Path
     training_rows: TokenSplit | TokenSubset
     held_out: TokenSubset | None = None
+
+    @property
+    def learning_rate(self) -> float:
+        """AdamW's rate at its highest."""
+        rate = self.recipe.training.learning_rate
+        assert rate != "auto", "`make_plan` has settled it"
+        return rate
 
     @property
     def sidecar(self) -> Sidecar:
@@ -109,6 +117,7 @@ class Plan:
             "parameters": total,
             "trainable_parameters": trainable,
             "steps": self.steps,
+            "learning_rate": self.learning_rate,
             "precision": self.precision[0],
             "precision_reason": self.precision[1],
             "device": str(pick_device()),
@@ -161,6 +170,7 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
                 f"training.arguments.{name}: transformers.TrainingArguments has no such field.{did_you_mean(name, known)}"
             )
     data = data or read_data(recipe, folder)
+    recipe = settled(recipe, data.backbone.config)
     prepared, tokens = data.prepared, data.tokens
     if recipe.training.early_stopping and "validation" not in tokens:
         raise RecipeError("training.early_stopping: needs a validation split, and there is none")

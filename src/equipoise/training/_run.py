@@ -75,7 +75,7 @@ def train(
     if state.is_main_process:
         Run.create(run.folder, overwrite=overwrite)  # not before: until here nothing of an earlier run is lost
         shutil.copyfile(plan.rejected_file, run.rejected_file)
-        write_text(run.recipe_file, recipes.dump(settings))
+        write_text(run.recipe_file, recipes.dump(plan.recipe))
     state.wait_for_everyone()
     return _train(plan, run, None, progress, callbacks)
 
@@ -188,7 +188,8 @@ def opening_lines(plan: Plan) -> list[str]:
         lines.append(f"adapters: mtl_lora, so the backbone runs once for each of {len(plan.prepared.tasks)} tasks")
     lines.append(f"precision: {about['precision']}, because {about['precision_reason']}")
     method = plan.recipe.balance.method
-    lines.append(f"training: {about['steps']} steps on {about['device']}, balanced by {method}")
+    rate = f"learning rate {about['learning_rate']:g}"
+    lines.append(f"training: {about['steps']} steps on {about['device']}, {rate}, balanced by {method}")
     if plan.held_out is not None:
         lines.append(f"held out: {len(plan.held_out)} training rows weigh the tasks ({method}) and train nothing")
     return lines
@@ -222,7 +223,7 @@ def build_trainer(
         run=run,
         selection=Selection(settings.select, tasks),
         patience=settings.early_stopping,
-        head_learning_rate=settings.head_learning_rate or 10 * settings.learning_rate,
+        head_learning_rate=settings.head_learning_rate or 10 * plan.learning_rate,
         layer_decay=settings.layer_decay,
         group_by_length=settings.group_by_length,
         callbacks=[*branching(recipe.model, plan.model, tasks, run, say), *callbacks],
@@ -248,7 +249,7 @@ def training_arguments(plan: Plan, run: Run, *, evaluate: bool) -> TrainingArgum
         "max_steps": settings.max_steps or -1,
         "per_device_train_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulation,
-        "learning_rate": settings.learning_rate,
+        "learning_rate": plan.learning_rate,
         "weight_decay": settings.weight_decay,
         "warmup_steps": settings.warmup,
         "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,

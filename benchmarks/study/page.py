@@ -1,0 +1,290 @@
+"""The study's tables and pictures, from `benchmarks/study/results/`.
+
+    python benchmarks/study/page.py              # fills docs/study.md's tables, draws docs/images/study_*.png
+    python benchmarks/study/page.py --check      # whether the tables are those of the results
+
+The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end NAME -->` is written here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PAGE, IMAGES = ROOT / "docs" / "study.md", ROOT / "docs" / "images"
+
+TITLES = {
+    "sst": "SST",
+    "emobank": "EmoBank",
+    "fiqa_aspect": "FiQA: score and aspect",
+    "fiqa_classes": "FiQA: score and derived classes",
+    "phrasebank_fiqa": "PhraseBank + FiQA",
+    "emobank_native": "EmoBank in its own units (1 to 5)",
+    "sst_hundreds": "SST, scores from 0 to 100",
+}
+#: How a comparison's test is told in a table.
+MARKS = {"better": "**{}**", "worse": "*{}*"}
+Summary = Mapping[str, Any]
+
+
+def results() -> dict[str, Any]:
+    """Part -> summary, of the parts that have been run."""
+    files = {name: HERE / "results" / f"{name}.json" for name in TITLES}
+    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
+
+
+def number(value: float, metric: str) -> str:
+    """A metric's value with the digits that its doubt leaves."""
+    if metric in ("accuracy", "macro_f1"):
+        return f"{value:.3f}"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def cell(found: Mapping[str, Any] | None, metric: str) -> str:
+    """Mean over seeds."""
+    return "–" if not found or found["mean"] is None else number(found["mean"], metric)
+
+
+def difference(found: Mapping[str, Any] | None, metric: str, *, interval: bool = True) -> str:
+    """A paired difference: errors in per cent of the rival's, accuracies in points; positive is better.
+
+    Bold: better; italic: worse, after Holm's correction.
+    """
+    if not found or found["mean"] is None:
+        return "–"
+    in_points = metric in ("accuracy", "macro_f1")
+    part = {key: 100 * found[key] for key in ("mean", "low", "high")} if in_points else found["relative"]
+    if any(part[key] is None for key in ("mean", "low", "high")):
+        return "–"
+    text = f"{part['mean']:+.1f}"
+    if interval:
+        text += f" ({part['low']:+.1f} to {part['high']:+.1f})"
+    return MARKS.get(found["verdict"], "{}").format(text)
+
+
+def judged(summary: Summary) -> list[tuple[str, str]]:
+    """What is judged: (task, metric)."""
+    return [tuple(name.rsplit(".", 1)) for name in summary["judged"]]  # type: ignore[misc]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """As Markdown."""
+    lines = [" | ".join(head), " | ".join("---" if n == 0 else "--:" for n in range(len(head)))]
+    return "\n".join(f"| {line} |" for line in [*lines, *(" | ".join(row) for row in rows)])
+
+
+def part_table(summary: Summary) -> str:
+    """Every arm's metrics, and its differences to equal weights."""
+    head = ["arm"]
+    for task, metric in judged(summary):
+        head += [f"{task} {metric}", "vs equal"]
+    rows = []
+    for arm in sorted(summary["arms"], key=lambda arm: (arm["group"] in ("single", "pair"), arm["mean_rank"] or 99)):
+        if not arm["runs"]:
+            continue
+        row = [f"`{arm['arm']}`"]
+        for task, metric in judged(summary):
+            found = arm["metrics"].get(task, {}).get(metric)
+            row += [cell(found, metric), difference(arm["differences"].get(f"{task}.{metric}"), metric, interval=False)]
+        gain = arm["delta_m"]
+        cost = arm["cost"]["seconds_ratio"]
+        row += ["–" if not gain or gain["mean"] is None else f"{gain['mean']:+.1f}", "–" if not cost else f"{cost:.2f}"]
+        rows.append(row)
+    return table([*head, "Delta_m", "time"], rows)
+
+
+LADDER = {
+    "plain": "plain Trainer, equal weights, rate chosen on validation",
+    "equal": "our training settings, equal weights",
+    "dao/lambda": "+ DAO",
+    "dao/w": "data weights alone",
+    "dao/lambda+w": "+ DAO with data weights",
+    "dao/lambda+w+thresholds": "+ DAO, data weights, balanced thresholds",
+    "dao+ema": "+ DAO, averaged weights (EMA)",
+    "dao+consistency": "+ DAO, consistency (R-Drop)",
+    "dao+consistency+ema": "+ DAO, consistency, EMA",
+    "equal+consistency+ema": "equal weights, consistency, EMA",
+}
+
+
+def ladder_table(found: Mapping[str, Any]) -> str:
+    """What each means adds, against the plain Trainer."""
+    parts = {name: found[name] for name in ("sst", "fiqa_aspect", "emobank") if name in found}
+    columns = {name: (judged(summary)[0], judged(summary)[-1]) for name, summary in parts.items()}
+    head = ["arm"]
+    for name, ((score, _), (label, _)) in columns.items():
+        head += [f"{TITLES[name].split(':')[0]}: {score} MSE, %", f"{label} accuracy, points"]
+    rows = []
+    for arm, words in LADDER.items():
+        row = [words]
+        for name, columns_of in columns.items():
+            one = next((a for a in parts[name]["arms"] if a["arm"] == arm), None)
+            for task, metric in columns_of:
+                value = None if one is None else one["metrics"].get(task, {}).get(metric)
+                if arm == "plain" or value is None:
+                    row.append(cell(value, metric))
+                else:
+                    row.append(difference(parts[name]["versus_plain"][arm].get(f"{task}.{metric}"), metric))
+        rows.append(row)
+    return table(head, rows)
+
+
+def single_table(found: Mapping[str, Any]) -> str:
+    """Each task in one model against a model of its own."""
+    rows = []
+    for name, summary in found.items():
+        if not any(arm["group"] == "single" for arm in summary["arms"]):
+            continue
+        for task, metric in judged(summary):
+            row = [TITLES[name], f"{task} {metric}"]
+            for arm in COMPARED:
+                one = next((a for a in summary["arms"] if a["arm"] == arm), None)
+                row.append("–" if one is None else difference(one["versus_single"].get(f"{task}.{metric}"), metric))
+            rows.append(row)
+    return table(["set", "task", *(f"`{arm}`" for arm in COMPARED)], rows)
+
+
+COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+consistency+ema")
+
+
+def tables() -> dict[str, str]:
+    """Marker -> Markdown."""
+    found = results()
+    made = {name: part_table(summary) for name, summary in found.items()}
+    return made | {"ladder": ladder_table(found), "single": single_table(found)}
+
+
+def filled(page: str) -> str:
+    """The page with its tables."""
+    for name, text in tables().items():
+        begin, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+        page = re.sub(f"{begin}.*?{end}", lambda _, t=f"{begin}\n{text}\n{end}": t, page, flags=re.DOTALL)
+    return page
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+INK, SOFT, PALE = "#24323F", "#5D6B78", "#D5DCE2"
+COLOURS = {"better": "#0072B2", "same": "#7A8793", "worse": "#D55E00"}  # Okabe and Ito
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": SOFT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "figure.facecolor": "white",
+    "xtick.color": SOFT,
+    "ytick.color": PALE,
+    "ytick.labelcolor": INK,
+}
+
+
+def forest(parts: Mapping[str, Summary], title: str, below: str, arms: Sequence[str], file: str) -> None:
+    """Gains against equal weights: a row an arm, a panel a judged metric, a line of panels a set."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams.update(STYLE)
+    wide = max(len(judged(summary)) for summary in parts.values())
+    rows = [[arm for arm in arms if _arm(summary, arm)] for summary in parts.values()]
+    figure, axes = plt.subplots(
+        len(parts),
+        wide,
+        figsize=(3.1 * wide + 1.6, sum(0.29 * len(one) + 0.95 for one in rows) + 0.8),
+        height_ratios=[len(one) + 2.2 for one in rows],
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (name, summary), names in zip(axes, parts.items(), rows, strict=True):
+        for axis, column in zip(line, [*judged(summary), *[None] * wide], strict=False):
+            if column is None:
+                axis.set_visible(False)
+                continue
+            _panel(axis, summary, names, *column)
+            if axis is not line[0]:
+                axis.tick_params(labelleft=False)
+        line[0].set_title(TITLES[name], loc="left", fontsize=11.5, weight="bold", pad=22)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, weight="bold")
+    figure.supxlabel(below, x=0.01, ha="left", fontsize=9, color=SOFT)
+    figure.savefig(IMAGES / file, dpi=130)
+    plt.close(figure)
+
+
+def _arm(summary: Summary, name: str) -> Mapping[str, Any] | None:
+    return next((arm for arm in summary["arms"] if arm["arm"] == name and arm["runs"]), None)
+
+
+def _panel(axis: Any, summary: Summary, names: Sequence[str], task: str, metric: str) -> None:
+    in_points = metric in ("accuracy", "macro_f1")
+    spans = []
+    for row, name in enumerate(names):
+        arm = _arm(summary, name)
+        found = arm["differences"].get(f"{task}.{metric}") if arm else None
+        if not found or found["mean"] is None:
+            continue
+        part = {k: 100 * found[k] for k in ("mean", "low", "high")} if in_points else found["relative"]
+        colour = COLOURS[found["verdict"]]
+        axis.plot([part["low"], part["high"]], [row, row], color=colour, lw=2, solid_capstyle="round", alpha=0.75)
+        axis.plot(part["mean"], row, "o", color=colour, ms=5.5)
+        spans += [part["low"], part["high"]]
+    axis.axvline(0, color=INK, lw=0.8)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color=PALE, lw=0.6)
+    axis.set_axisbelow(True)
+    axis.text(
+        0, 1.01, f"{task} {metric}, {'points' if in_points else '%'}", transform=axis.transAxes, color=SOFT, va="bottom"
+    )
+
+
+CORE = ("tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "dao", "uncertainty", "famo", "upgrad")
+FURTHER = ("pcgrad", "cagrad", "gradnorm", "db_mtl", "dwa", "random")
+BELOW = (
+    "Difference to equal weights on the test split, positive is better; mean and 95 % interval (seeds and test rows).\n"
+    "Blue, orange: told apart after Holm's correction."
+)
+
+
+def draw() -> None:
+    """Every picture that the results allow."""
+    found = results()
+    alike = {
+        name: found[name]
+        for name in ("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa", "emobank")
+        if name in found
+    }
+    native = {name: found[name] for name in ("emobank_native", "sst_hundreds") if name in found}
+    if alike:
+        forest(alike, "Targets scaled alike", BELOW, [*CORE, *FURTHER], "study_alike.png")
+    if native:
+        forest(native, "Targets in their own, unlike units", BELOW, CORE, "study_native.png")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if the tables are out of date")
+    check = parser.parse_args().check
+    page = PAGE.read_text(encoding="utf-8")
+    if check:
+        if page == filled(page):
+            return 0
+        print("docs/study.md is out of date: run python benchmarks/study/page.py")
+        return 1
+    PAGE.write_text(filled(page), encoding="utf-8")
+    draw()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
