@@ -150,13 +150,15 @@ def cross_check(recipe: Recipe) -> list[str]:
             f"training.averaging: does not go with training.arguments.{sharding}, which gives each process a part of the "
             "model only. Set one of them to null"
         )
-    if recipe.model.private_when == "conflict":
-        if recipe.training.compile:
-            problems.append(
-                "training.compile: a compiled model cannot part (model.private_when: conflict). Set it to false"
-            )
-        if recipe.training.averaging is not None:
-            problems.append("training.averaging: an average cannot part (model.private_when: conflict). Set it to null")
+    if recipe.training.calibrate and sharding is not None:
+        problems.append(
+            f"training.calibrate: does not go with training.arguments.{sharding}, which gives each process a part of the "
+            "output layer only. Set one of them to false"
+        )
+    if recipe.model.private_when == "conflict" and recipe.training.compile:
+        problems.append(
+            "training.compile: a compiled model cannot part (model.private_when: conflict). Set it to false"
+        )
     if recipe.training.averaging is not None and recipe.model.private_when == "conflict":
         problems.append(
             "training.averaging: does not go with model.private_when: conflict, which changes the model's form on the way. "

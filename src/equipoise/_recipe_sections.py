@@ -248,6 +248,12 @@ class TrainingSettings(Section):
     averaging_start: float = Field(
         default=0.5, ge=0, lt=1, description="share of the updates after which swa begins to average"
     )
+    calibrate: bool = Field(
+        default=False,
+        description="after the training, put the straight line from each score's outputs to the validation split's labels "
+        "into the output layer, where rows that the line has not seen are met better with it; without a validation "
+        "split nothing is changed",
+    )
     seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="auto = bf16 where the device has it in hardware, else fp32"

@@ -128,6 +128,18 @@ class Task(ABC):
         """
         raise RecipeError(f"training.consistency: {self.kind} (tasks.{self.name}) has no divergence. Set it to null")
 
+    def calibration(self, outputs: Outputs, targets: Targets) -> tuple[float, float] | None:
+        """A scale and an offset for this task's outputs, for `training.calibrate`. A kind may do without.
+
+        Args:
+            outputs: `[n, size]` of rows that the model has not trained on and that carry a label.
+            targets: theirs, as `encode` made them.
+
+        Returns:
+            `(a, b)`: `a * outputs + b` is to be expected to be nearer to the labels of further rows; None where nothing is.
+        """
+        return None
+
     def numbers(self, labels: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Labels as numbers in the user's units, for a task derived from this one. Only scores have them.
 

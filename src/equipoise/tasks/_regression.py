@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HUBER_DELTA = 1.0
+LINE = 2  # rows that a line meets exactly, whatever it is worth
 
 
 class RegressionSettings(TaskSettings):
@@ -191,6 +192,27 @@ class Regression(Task):
     def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
         """`[n, 1]` twice -> `[n]`, the squared difference in scaled units."""
         return (outputs_a.float()[:, 0] - outputs_b.float()[:, 0]).square()
+
+    def calibration(self, outputs: Outputs, targets: Targets) -> tuple[float, float] | None:
+        """The least-squares line from outputs to targets, where each row is met better by the line through the others.
+
+        Only where the loss is the squared error of all examples alike: other losses and weights want something else.
+        """
+        if self.loss_name != "mse" or self.label_weights is not None:
+            return None
+        x, y = outputs[:, 0].astype(np.float64), targets.astype(np.float64)
+        spread = float(np.sum((x - x.mean()) ** 2)) if len(x) > LINE else 0.0
+        if not spread > 0 or not np.isfinite(spread):
+            return None
+        slope = float(np.sum((x - x.mean()) * (y - y.mean()))) / spread
+        offset = float(y.mean() - slope * x.mean())
+        # Without fitting n lines: the residual of a row that its line has not seen is e / (1 - h), h the row's leverage.
+        leverage = 1 / len(x) + (x - x.mean()) ** 2 / spread
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unseen = (y - slope * x - offset) / (1 - leverage)
+        if slope <= 0 or not float(np.sum(unseen**2)) < float(np.sum((y - x) ** 2)):
+            return None
+        return slope, offset
 
     def predict(self, outputs: Outputs) -> dict[str, NDArray[Any]]:
         """`<task>`: the score in the user's units."""

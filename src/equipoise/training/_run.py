@@ -21,6 +21,7 @@ from equipoise.models import load_model, save_model
 from equipoise.recipe import Recipe
 from equipoise.runs import Run, replace_folder, write_json, write_text
 from equipoise.training._branching import branching
+from equipoise.training._calibration import Lines, calibrate
 from equipoise.training._facts import quiet_transformers, training_facts, versions
 from equipoise.training._judge import evaluate_splits
 from equipoise.training._plan import Plan, make_plan
@@ -125,6 +126,7 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
         trainer = build_trainer(plan, run, watching, say=partial(console.print, highlight=False))
         seconds = _optimise(trainer, run, checkpoint, console)
         best = trainer.load_best()
+        lines = calibrate(trainer)[0] if recipe.training.calibrate else {}
         weights = trainer.gathered_weights()
         if state.is_main_process:
             _save(trainer, plan, run, weights)
@@ -133,7 +135,9 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
             console.print(
                 f"best evaluation: step {best} ({recipe.training.select}); its weights are kept", highlight=False
             )
-        _finish(trainer, plan, run, seconds, best, started)
+        for task, fitted in lines.items():
+            console.print(f"calibrated: {task}, {fitted['scale']:.3f} x output {fitted['offset']:+.3f}", highlight=False)
+        _finish(trainer, plan, run, seconds, best, lines, started)
     state.wait_for_everyone()
     return run
 
@@ -143,13 +147,24 @@ def _processes() -> PartialState:
     return PartialState(cpu=pick_device().type == "cpu")
 
 
-def _finish(trainer: MultiTaskTrainer, plan: Plan, run: Run, seconds: float, best: int | None, started: float) -> None:
+def _finish(
+    trainer: MultiTaskTrainer,
+    plan: Plan,
+    run: Run,
+    seconds: float,
+    best: int | None,
+    lines: Lines,
+    started: float,
+) -> None:
     """Judges the model as it was saved, writes `metrics.json` and clears up."""
     loaded = load_model(run.model_folder)
     loaded.model.to(pick_device())
     metrics = evaluate_splits(loaded, plan, run)
     about = plan.describe()
-    facts = training_facts(trainer, plan, seconds, best) | {"total_seconds": round(time.perf_counter() - started, 2)}
+    facts = training_facts(trainer, plan, seconds, best) | {
+        "calibration": lines,
+        "total_seconds": round(time.perf_counter() - started, 2),
+    }
     write_json(
         run.metrics_file,
         {

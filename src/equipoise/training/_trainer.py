@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
@@ -271,8 +273,15 @@ class MultiTaskTrainer(CheckpointedTrainer):
 
     def score(self, dataset: Any) -> dict[str, dict[str, Any]]:
         """Task -> metrics on tokenised rows."""
-        # In training's precision: Accelerate has wrapped the model's forward pass.
-        outputs = forward_all(self.model, dataset, dataset.lengths, self.data_collator, max_tokens=self.eval_max_tokens)
+        return self.metrics_of(self.outputs_of(dataset), dataset)
+
+    def outputs_of(self, dataset: Any) -> NDArray[np.float32]:
+        """Logits of tokenised rows, `[rows, outputs]`, in training's precision."""
+        # Accelerate has wrapped the model's forward pass.
+        return forward_all(self.model, dataset, dataset.lengths, self.data_collator, max_tokens=self.eval_max_tokens)
+
+    def metrics_of(self, outputs: NDArray[np.float32], dataset: Any) -> dict[str, dict[str, Any]]:
+        """Task -> metrics of such logits."""
         return {
             name: task.metrics(outputs[:, self.task_slices[name]], dataset.split.targets[name])
             for name, task in self.tasks.items()

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from equipoise import recipe as recipes
 from equipoise.errors import RecipeError
 from equipoise.runs import Run, write_json, write_text
+from equipoise.training._calibration import calibrate
 from equipoise.training._facts import forget_peak_memory, quiet_transformers, training_facts, versions
 from equipoise.training._judge import judge, judged_splits
 from equipoise.training._plan import Plan
@@ -81,18 +82,22 @@ def run_trial(
     if judge_at.stopped:
         return found
     started = time.perf_counter()
-    found["splits"] = _judged(trainer, plan, run)
+    known = None if best is None else _best_metrics(trainer)
+    facts["calibration"] = {}
+    if plan.recipe.training.calibrate and known is not None:
+        facts["calibration"], known = calibrate(trainer)
+    found["splits"] = _judged(trainer, plan, run, known)
     facts["judging_seconds"] = round(facts["judging_seconds"] + time.perf_counter() - started, 2)
     write_json(run.metrics_file, found)
     return found
 
 
-def _judged(trainer: MultiTaskTrainer, plan: Plan, run: Run) -> dict[str, Any]:
+def _judged(trainer: MultiTaskTrainer, plan: Plan, run: Run, validation: dict[str, Any] | None) -> dict[str, Any]:
+    """Split -> task -> metrics. `validation`: those of that split, as far as they are known already."""
     found: dict[str, Any] = {}
     splits = judged_splits(plan)
-    if trainer.best_step is not None and "test" in splits:
-        # The test split's predictions are what statistics are made of; of validation the metrics are known already.
-        found["validation"] = _best_metrics(trainer)
+    if validation is not None and "test" in splits:  # whose predictions are what statistics are made of
+        found["validation"] = validation
         splits.remove("validation")
     return found | judge(trainer.model, plan.backbone.tokenizer, plan.prepared.tasks, plan, run, splits)
 
