@@ -83,6 +83,14 @@ def test_the_plain_trainers_heads_learn_at_its_rate(recipe: Recipe) -> None:
     assert (training.warmup, training.weight_decay) == (0, 0)
 
 
+def test_the_plain_trainer_has_nothing_that_only_ours_has(recipe: Recipe) -> None:
+    ours = {"consistency": 1.0, "averaging": "ema", "layer_decay": 0.9, "calibrate": True}
+    full = recipe.model_copy(update={"training": recipe.training.model_copy(update=ours)})
+    (plain,), _ = expand(["plain"], full)
+    training = settings_of(plain, full, {"training.learning_rate": 2e-5}).training
+    assert [getattr(training, name) for name in ours] == [None, None, None, False]
+
+
 def test_balanced_thresholds_replace_fixed_ones_and_their_metrics_do_not_count(recipe: Recipe) -> None:
     arms, _ = expand(["dao-ablation"], recipe)
     balanced = arms[-1]

@@ -30,8 +30,17 @@ FAMILIES = {
     "dao-ablation": "DAO's task level and data level, each alone and both",
 }
 
-#: A plain `transformers.Trainer`: one rate for all weights, no warm-up, no decay.
-PLAIN = {"balance.method": "equal", "training.warmup": 0.0, "training.weight_decay": 0.0, "training.schedule": "linear"}
+#: A plain `transformers.Trainer`: one rate for all weights, no warm-up, no decay, and nothing that it does not have.
+PLAIN = {
+    "balance.method": "equal",
+    "training.warmup": 0.0,
+    "training.weight_decay": 0.0,
+    "training.schedule": "linear",
+    "training.layer_decay": None,
+    "training.consistency": None,
+    "training.averaging": None,
+    "training.calibrate": False,
+}
 #: In an override: the heads learn at the backbone's rate, whatever a search makes of it.
 SAME = "same"
 PLAIN_RATES = (2e-5, 5e-5, 1e-4)
