@@ -6,8 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-# Tests touch no model hub; tokenizers must not start threads under a forked test.
-TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+# Tests touch no model hub; tokenizers must not start threads under a forked test; each core has a process of its own.
+TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test clean
@@ -34,7 +34,7 @@ test: install ## format, lint, types, tests: stops at the first that fails
 	@printf '\n== types ==\n'
 	$(BIN)/mypy
 	@printf '\n== tests and doctests ==\n'
-	$(TEST_ENV) $(BIN)/pytest
+	$(TEST_ENV) $(BIN)/pytest -n auto --dist loadfile
 	@printf '\nAll passed.\n'
 
 clean: ## remove caches and build output; keeps .venv and runs
