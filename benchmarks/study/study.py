@@ -29,12 +29,19 @@ sys.path.insert(0, str(HERE.parent))
 #: The arms that every part has, and six further methods of the family.
 CORE = "single,equal,tuned-fixed,dao-ablation,uncertainty,famo,upgrad"
 FURTHER = "pcgrad,cagrad,gradnorm,db_mtl,dwa,random"
-#: What makes the recipe beside the balancing, one by one and together; with equal weights, balancing's share shows.
-RECIPE = {
-    "dao+consistency": {"balance.method": "dao", "training.consistency": 1.0},
-    "dao+ema": {"balance.method": "dao", "training.averaging": "ema"},
-    "dao+consistency+ema": {"balance.method": "dao", "training.consistency": 1.0, "training.averaging": "ema"},
-    "equal+consistency+ema": {"balance.method": "equal", "training.consistency": 1.0, "training.averaging": "ema"},
+#: Training options beside the balancing, one by one and together; with equal weights, balancing's share shows.
+CALIBRATED = {"training.calibrate": True}
+TOGETHER = {"training.consistency": 1.0, "training.averaging": "ema", **CALIBRATED}
+DAO, EQUAL = {"balance.method": "dao"}, {"balance.method": "equal"}
+RECIPE = {"dao+calibrate": DAO | CALIBRATED, "dao+all": DAO | TOGETHER, "equal+all": EQUAL | TOGETHER}
+OPTIONS = {
+    "dao+consistency": DAO | {"training.consistency": 1.0},
+    "dao+ema": DAO | {"training.averaging": "ema"},
+    "dao+consistency+ema": DAO | {"training.consistency": 1.0, "training.averaging": "ema"},
+    "equal+consistency+ema": EQUAL | {"training.consistency": 1.0, "training.averaging": "ema"},
+    "dao+mean pooling": DAO | {"model.pooling": "mean"},
+    "dao+layer decay": DAO | {"training.layer_decay": 0.8},
+    "dao+label density": DAO | {"tasks.polarity.label_weights": "sqrt_inverse"},
 }
 SUBSET = ["data.max_train_rows=2000"]
 SST = ["polarity.mse", "band.accuracy"]
@@ -59,7 +66,7 @@ class Part:
 
 PARTS = {
     # On 2,000 training rows (drawn with seed 0), three seeds.
-    "sst": Part("sst", f"{CORE},plain", 3, SST, SUBSET, RECIPE),
+    "sst": Part("sst", f"{CORE},plain", 3, SST, SUBSET, RECIPE | OPTIONS),
     "emobank": Part("emobank", f"{CORE},plain", 3, EMOBANK, SUBSET, RECIPE),
     # All rows, five seeds: the set is small.
     "fiqa_aspect": Part("fiqa_aspect", f"{CORE},plain", 5, ["polarity.mse", "aspect.accuracy"], arms=RECIPE),
