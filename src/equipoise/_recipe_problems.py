@@ -138,7 +138,7 @@ def cross_check(recipe: Recipe) -> list[str]:
             )
     if recipe.training.early_stopping and recipe.data.validation is None and isinstance(recipe.data.train, str):
         problems.append("training.early_stopping: needs data.validation, which is null")
-    if recipe.training.consistency is not None:
+    if isinstance(recipe.training.consistency, float):
         without = [n for n in names if kind(recipe.tasks[n].type).divergence is Task.divergence]
         problems += [
             f"training.consistency: tasks.{n} of type {recipe.tasks[n].type} has no divergence. Set it to null"

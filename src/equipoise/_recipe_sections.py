@@ -231,11 +231,10 @@ class TrainingSettings(Section):
     max_grad_norm: float | None = Field(
         default=1.0, gt=0, description="gradients are clipped to it; null = no clipping"
     )
-    consistency: float | None = Field(
+    consistency: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
         default=None,
-        gt=0,
         description="run every batch twice under different dropout and add this times how far the answers differ (R-Drop; "
-        "half of its alpha); null = once",
+        "half of its alpha); auto = 1 where every weight trains and there is dropout; null = once",
     )
     averaging: Literal["ema", "swa"] | None = Field(
         default=None,

@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch import nn
 
 import equipoise as eq
 from equipoise import recipe as recipes
+from equipoise.tasks import Task, kind
 from equipoise.training._auto import auto_learning_rate, settled
 
 
@@ -22,10 +24,44 @@ def test_the_rate_falls_with_the_width(width: int | None, rate: float) -> None:
     assert auto_learning_rate(SimpleNamespace(), adapter=False) == 5e-5
 
 
+class Encoder(nn.Module):
+    """As much of a model as the rules look at."""
+
+    def __init__(self, dropout: float, attention_dropout: float | None = None) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(dropout)
+        self.config = SimpleNamespace(hidden_size=768, attention_dropout=attention_dropout)
+
+
 def test_what_the_recipe_says_stays(tiny_recipe: dict[str, Any]) -> None:
-    tiny_recipe["training"]["learning_rate"] = 0.003
+    tiny_recipe["training"] |= {"learning_rate": 0.003, "consistency": 0.5}
     loaded = recipes.load(tiny_recipe)
-    assert settled(loaded, SimpleNamespace(hidden_size=768)) == loaded
+    assert settled(loaded, Encoder(0.1)) == loaded
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "found"),
+    [
+        (Encoder(0.1), None, 1.0),
+        (Encoder(0.0, attention_dropout=0.1), None, 1.0),
+        (Encoder(0.0), None, None),  # two passes would be the same
+        (Encoder(0.1), {"type": "lora"}, None),
+    ],
+)
+def test_rows_pass_twice_where_that_was_measured(
+    tiny_recipe: dict[str, Any], model: Encoder, adapter: Any, found: float | None
+) -> None:
+    tiny_recipe["training"]["consistency"] = "auto"
+    tiny_recipe["model"]["adapter"] = adapter
+    assert settled(recipes.load(tiny_recipe), model).training.consistency == found
+
+
+def test_rows_pass_once_for_a_kind_that_cannot_compare_its_answers(
+    tiny_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_recipe["training"]["consistency"] = "auto"
+    monkeypatch.setattr(kind("regression"), "divergence", Task.divergence)
+    assert settled(recipes.load(tiny_recipe), Encoder(0.1)).training.consistency is None
 
 
 def test_a_run_says_what_it_chose(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -1,32 +1,47 @@
-"""What `auto` stands for in a recipe's `training`, settled once the backbone is known; docs/study.md tells why."""
+"""What `auto` stands for in a recipe's `training`, settled once the model is known; docs/study.md tells why."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from equipoise.recipe import Recipe
+from torch import nn
 
-__all__ = ["auto_learning_rate", "settled"]
+from equipoise.recipe import Recipe
+from equipoise.tasks import Task, kind
+
+__all__ = ["auto_learning_rate", "has_dropout", "settled"]
 
 #: Where the rate was measured: all-MiniLM-L6-v2. Of other widths the rule only meets what is customary: 5e-5 at 768
 #: (BERT's paper), 3e-5 at 1024 (RoBERTa's).
 MEASURED_WIDTH, MEASURED_RATE = 384, 2e-4
 LEAST, MOST = 1e-5, 5e-4
+CONSISTENCY = 1.0  # measured where every weight of an encoder is trained; with an adapter it was not
 ADAPTER_RATE = 2e-4  # customary for LoRA (QLoRA's paper, up to 13 billion parameters)
 
 
-def settled(recipe: Recipe, config: Any) -> Recipe:
-    """The recipe with a value in place of each `auto` of `training` that depends on the backbone.
+def settled(recipe: Recipe, model: nn.Module) -> Recipe:
+    """The recipe with a value in place of each `auto` of `training` that depends on the model.
 
     Args:
         recipe: a checked recipe.
-        config: the backbone's configuration.
+        model: as it will be trained.
     """
-    training = recipe.training
-    if training.learning_rate != "auto":
-        return recipe
-    rate = auto_learning_rate(config, adapter=recipe.model.adapter is not None)
-    return recipe.model_copy(update={"training": training.model_copy(update={"learning_rate": rate})})
+    training, update = recipe.training, dict[str, Any]()
+    adapter = recipe.model.adapter is not None
+    if training.learning_rate == "auto":
+        update["learning_rate"] = auto_learning_rate(model.config, adapter=adapter)
+    if training.consistency == "auto":
+        kinds = [kind(task.type) for task in recipe.tasks.values()]
+        can = has_dropout(model) and all(one.divergence is not Task.divergence for one in kinds)
+        update["consistency"] = CONSISTENCY if can and not adapter else None
+    return recipe.model_copy(update={"training": training.model_copy(update=update)}) if update else recipe
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether two passes of one batch differ while the model trains."""
+    modules = (p for module in model.modules() if isinstance(module, nn.Dropout) for p in [module.p])
+    # Attention's own is a number and no module where the kernel draws it.
+    return any(p > 0 for p in modules) or (getattr(model.config, "attention_dropout", None) or 0) > 0
 
 
 def auto_learning_rate(config: Any, *, adapter: bool) -> float:

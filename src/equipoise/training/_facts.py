@@ -57,7 +57,15 @@ def training_facts(trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: 
     }
     if device.type == "cuda":
         facts["peak_device_memory_mb"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    keys = ("learning_rate", "precision", "precision_reason", "parameters", "trainable_parameters", "pooling")
+    keys = (
+        "learning_rate",
+        "consistency",
+        "precision",
+        "precision_reason",
+        "parameters",
+        "trainable_parameters",
+        "pooling",
+    )
     return facts | {key: about[key] for key in keys}
 
 

@@ -87,6 +87,13 @@ class Plan:
         return rate
 
     @property
+    def consistency(self) -> float | None:
+        """The coefficient of the divergence between two passes, or None for one pass."""
+        coefficient = self.recipe.training.consistency
+        assert coefficient != "auto", "`make_plan` has settled it"
+        return coefficient
+
+    @property
     def sidecar(self) -> Sidecar:
         """What is saved beside the model."""
         text = table_specs(self.recipe)[0].text  # of several tables, the first one's names are the model's
@@ -118,6 +125,7 @@ class Plan:
             "trainable_parameters": trainable,
             "steps": self.steps,
             "learning_rate": self.learning_rate,
+            "consistency": self.consistency,
             "precision": self.precision[0],
             "precision_reason": self.precision[1],
             "device": str(pick_device()),
@@ -170,7 +178,6 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
                 f"training.arguments.{name}: transformers.TrainingArguments has no such field.{did_you_mean(name, known)}"
             )
     data = data or read_data(recipe, folder)
-    recipe = settled(recipe, data.backbone.config)
     prepared, tokens = data.prepared, data.tokens
     if recipe.training.early_stopping and "validation" not in tokens:
         raise RecipeError("training.early_stopping: needs a validation split, and there is none")
@@ -178,6 +185,7 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
     # Frozen weights lose nothing in half precision; weights that train need their last digits for small updates.
     half = recipe.model.adapter is not None and device.type == "cuda" and precision[0] == "bf16"
     model = build(recipe.model, data.backbone, prepared.tasks, dtype=torch.bfloat16 if half else torch.float32)
+    recipe = settled(recipe, model)
     training_rows, held_out = _hold_out(recipe, tokens["train"], list(prepared.tasks))
     return Plan(
         recipe,

@@ -136,7 +136,9 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
                 f"best evaluation: step {best} ({recipe.training.select}); its weights are kept", highlight=False
             )
         for task, fitted in lines.items():
-            console.print(f"calibrated: {task}, {fitted['scale']:.3f} x output {fitted['offset']:+.3f}", highlight=False)
+            console.print(
+                f"calibrated: {task}, {fitted['scale']:.3f} x output {fitted['offset']:+.3f}", highlight=False
+            )
         _finish(trainer, plan, run, seconds, best, lines, started)
     state.wait_for_everyone()
     return run
@@ -205,6 +207,8 @@ def opening_lines(plan: Plan) -> list[str]:
     method = plan.recipe.balance.method
     rate = f"learning rate {about['learning_rate']:g}"
     lines.append(f"training: {about['steps']} steps on {about['device']}, {rate}, balanced by {method}")
+    if plan.consistency is not None:
+        lines.append(f"consistency: every row passes twice, and their divergence counts {plan.consistency:g} times")
     if plan.held_out is not None:
         lines.append(f"held out: {len(plan.held_out)} training rows weigh the tasks ({method}) and train nothing")
     return lines
@@ -246,7 +250,7 @@ def build_trainer(
         averaging=settings.averaging,
         averaging_decay=settings.averaging_decay,
         averaging_start=settings.averaging_start,
-        consistency=settings.consistency,
+        consistency=plan.consistency,
         in_memory=in_memory,
     )
     trainer.remove_callback(PrinterCallback)
