@@ -248,7 +248,7 @@ def test_the_best_weights_may_be_those_from_before_the_parting(tiny_recipe: dict
     ("override", "message"),
     [
         ("training.compile=true", r"training\.compile: a compiled model cannot part"),
-        ("training.averaging=ema", r"training\.averaging: an average cannot part"),
+        ("training.averaging=ema", r"training\.averaging: does not go with model\.private_when"),
     ],
 )
 def test_what_cannot_part(tiny_recipe: dict[str, Any], override: str, message: str) -> None:
