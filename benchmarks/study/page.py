@@ -94,23 +94,28 @@ def part_table(summary: Summary) -> str:
             found = arm["metrics"].get(task, {}).get(metric)
             row += [cell(found, metric), difference(arm["differences"].get(f"{task}.{metric}"), metric, interval=False)]
         gain = arm["delta_m"]
-        cost = arm["cost"]["seconds_ratio"]
-        row += ["–" if not gain or gain["mean"] is None else f"{gain['mean']:+.1f}", "–" if not cost else f"{cost:.2f}"]
+        row.append("–" if not gain or gain["mean"] is None else f"{gain['mean']:+.1f}")
         rows.append(row)
-    return table([*head, "Delta_m", "time"], rows)
+    return table([*head, "Delta_m"], rows)
 
 
 LADDER = {
     "plain": "plain Trainer, equal weights, rate chosen on validation",
-    "equal": "our training settings, equal weights",
+    "equal": "our rates and schedule, equal weights",
     "dao/lambda": "+ DAO",
-    "dao/w": "data weights alone",
+    "dao/w": "+ data weights alone",
     "dao/lambda+w": "+ DAO with data weights",
     "dao/lambda+w+thresholds": "+ DAO, data weights, balanced thresholds",
+    "dao+label density": "+ DAO, label-density weights",
+    "dao+layer decay": "+ DAO, layer-wise decay 0.8",
+    "dao+mean pooling": "+ DAO, mean pooling",
     "dao+ema": "+ DAO, averaged weights (EMA)",
+    "dao+calibrate": "+ DAO, calibration",
     "dao+consistency": "+ DAO, consistency (R-Drop)",
     "dao+consistency+ema": "+ DAO, consistency, EMA",
-    "equal+consistency+ema": "equal weights, consistency, EMA",
+    "equal+consistency+ema": "+ consistency, EMA, equal weights",
+    "dao+all": "+ DAO, consistency, EMA, calibration",
+    "equal+all": "+ consistency, EMA, calibration, equal weights",
 }
 
 
@@ -151,7 +156,7 @@ def single_table(found: Mapping[str, Any]) -> str:
     return table(["set", "task", *(f"`{arm}`" for arm in COMPARED)], rows)
 
 
-COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+consistency+ema")
+COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+all")
 
 
 def tables() -> dict[str, str]:

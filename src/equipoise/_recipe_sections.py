@@ -186,7 +186,7 @@ class BalanceSettings(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = Field(
-        default="auto", description="a name that `equipoise balancers` lists; auto = what docs/study.md supports"
+        default="auto", description="a name that `equipoise balancers` lists; auto = dao, see docs/study.md"
     )
     shared: Literal["auto", "representation", "last_layer", "adapter", "all"] = Field(
         default="auto", description="where the tasks' gradients are measured; auto = where the method is best measured"

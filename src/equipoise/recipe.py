@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 
-#: What `balance: auto` stands for: docs/study.md tells why. With one task it weighs nothing.
+#: What `balance: auto` stands for: docs/study.md tells what it rests on. With one task it weighs nothing.
 AUTO_METHOD = "dao"
 
 
