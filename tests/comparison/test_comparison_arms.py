@@ -83,6 +83,12 @@ def test_the_plain_trainers_heads_learn_at_its_rate(recipe: Recipe) -> None:
     assert (training.warmup, training.weight_decay) == (0, 0)
 
 
+def test_auto_is_an_arm_that_takes_no_settings(recipe: Recipe) -> None:
+    (auto,), (refused,) = expand(["auto", "auto(every=2)"], recipe)
+    assert settings_of(auto, recipe).balance.method == "dao"
+    assert refused.reason == "'auto' takes no settings"
+
+
 def test_the_plain_trainer_has_nothing_that_only_ours_has(recipe: Recipe) -> None:
     ours = {"consistency": 1.0, "averaging": "ema", "layer_decay": 0.9, "calibrate": True}
     full = recipe.model_copy(update={"training": recipe.training.model_copy(update=ours)})

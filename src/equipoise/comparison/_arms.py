@@ -252,7 +252,7 @@ def _arms_of(text: str, recipe: Recipe) -> list[Arm]:
         raise RecipeError(f"'{text}' is no method. Expected NAME or NAME(setting=value, ...)")
     name, settings = match[1], _settings(match[2] or "")
     tasks = list(recipe.tasks)
-    if name in FAMILIES and settings:
+    if (name in FAMILIES or name == "auto") and settings:
         raise RecipeError(f"'{name}' takes no settings")
     if name == "single":
         return [Arm(f"single:{task}", "single", {"balance.method": "equal"}, (task,)) for task in tasks]
@@ -271,7 +271,7 @@ def _arms_of(text: str, recipe: Recipe) -> list[Arm]:
         return _ablation(recipe)
     from equipoise.balance import available  # loads torch
 
-    if name not in available() and text != "auto":
+    if name not in available() and name != "auto":
         names = [*available(), "auto", *FAMILIES]
         raise RecipeError(
             f"no method '{name}'.{did_you_mean(name, names)} `equipoise balancers` lists the methods; "
