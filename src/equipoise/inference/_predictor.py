@@ -87,6 +87,21 @@ class Model:
             columns |= task.predict(outputs[:, self._slices[name]])
         return columns
 
+    def records(self, outputs: NDArray[np.float32]) -> list[dict[str, Any]]:
+        """One plain mapping a row of raw outputs `[n, outputs]`, ready for JSON.
+
+        A score is a number; a class task is `{"value": name, "probabilities": {class: share}}`.
+        """
+        rows: list[dict[str, Any]] = [{} for _ in outputs]
+        for name, task in self.tasks.items():
+            columns = task.predict(self.task_outputs(outputs, name))
+            values = columns.pop(name).tolist()
+            classes = {column.removeprefix(f"{name}/"): found.tolist() for column, found in columns.items()}
+            for at, (row, value) in enumerate(zip(rows, values, strict=True)):
+                probabilities = {label: found[at] for label, found in classes.items()}
+                row[name] = {"value": value, "probabilities": probabilities} if probabilities else value
+        return rows
+
     def task_outputs(self, outputs: NDArray[np.float32], task: str) -> NDArray[np.float32]:
         """One task's part of raw outputs."""
         return outputs[:, self._slices[task]]
