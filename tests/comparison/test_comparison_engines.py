@@ -16,7 +16,7 @@ import engine_jobs
 import psutil
 import pytest
 
-from equipoise.comparison import _engines
+from equipoise import clusters
 from equipoise.comparison._engines import in_turn, on_ray
 from equipoise.errors import RecipeError, RunError
 
@@ -31,7 +31,7 @@ def cluster() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the workers find engine_jobs
-        with _engines._cluster(2, 2) as ray:
+        with clusters.cluster(2, 2) as ray:
             yield ray
         assert not ray.is_initialized()
     left = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
@@ -131,7 +131,7 @@ def test_no_more_jobs_are_taken_than_there_are_workers(cluster: Any, tmp_path: P
 
 
 def test_without_a_number_the_cluster_is_filled(cluster: Any) -> None:
-    assert [_engines._room(cluster, threads) for threads in (1, 2, 3, 4)] == [(0, 4), (0, 2), (0, 1), (0, 1)]
+    assert [clusters.room(cluster, threads) for threads in (1, 2, 3, 4)] == [(0, 4), (0, 2), (0, 1), (0, 1)]
 
 
 def test_a_bug_in_the_work_ends_all(cluster: Any) -> None:
@@ -202,7 +202,7 @@ def fake_ray(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, fails: Exception
 def test_a_cluster_of_the_environment_is_joined_and_left(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_ray(monkeypatch)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with _engines._cluster(2, 1):
+    with clusters.cluster(2, 1):
         assert calls[0]["address"] == "auto"
         assert "num_cpus" not in calls[0]
     assert calls[-1] == "shutdown"
@@ -219,8 +219,8 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 
 def test_a_job_gets_a_graphics_processor_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_ray(monkeypatch, gpus=3)
-    assert _engines._room(sys.modules["ray"], 2) == (1, 3)
-    assert _engines._room(sys.modules["ray"], 4) == (1, 2)
+    assert clusters.room(sys.modules["ray"], 2) == (1, 3)
+    assert clusters.room(sys.modules["ray"], 4) == (1, 2)
 
 
 def test_a_missing_ray_is_told_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
