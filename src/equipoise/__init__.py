@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from equipoise.inference import Model, evaluate_file, load, predict_file
     from equipoise.recipe import Recipe
     from equipoise.runs import Run
+    from equipoise.serving import serve
     from equipoise.training import resume, train
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ _HOMES = {
     "load": "equipoise.inference",
     "predict_file": "equipoise.inference",
     "resume": "equipoise.training",
+    "serve": "equipoise.serving",
     "train": "equipoise.training",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "load",
     "predict_file",
     "resume",
+    "serve",
     "train",
 ]
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise._cli_compare import compare
+from equipoise._cli_serve import serve
 from equipoise.errors import BalanceError, EquipoiseError, RecipeError
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def train(
 
 
 app.command()(compare)
+app.command()(serve)
 
 
 def _print_run(run: Any) -> None:

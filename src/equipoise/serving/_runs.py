@@ -1,0 +1,233 @@
+"""The runs that are served: loaded, named, and loaded anew while the old one still answers."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from equipoise.errors import RunError, ServiceError
+from equipoise.runs import Run
+from equipoise.serving._limits import Limits
+from equipoise.serving._worker import Worker
+
+if TYPE_CHECKING:
+    from equipoise.inference import Model
+
+__all__ = ["Runs", "Served", "named"]
+
+Observe = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A run in memory.
+
+    Attributes:
+        name: what requests call it.
+        version: of its model's files: the first 12 digits of their SHA-256.
+        loaded_at: when, ISO 8601, UTC.
+        metrics: task -> its main metric, where the run tells one.
+    """
+
+    name: str
+    version: str
+    loaded_at: str
+    model: Model
+    worker: Worker
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Plain data for `GET /info`; no path of this machine."""
+        tasks = []
+        for name, task in self.model.tasks.items():
+            told = task.to_dict()
+            tasks.append(
+                {
+                    "name": name,
+                    "kind": task.kind,
+                    "range": told.get("range"),
+                    "labels": told.get("labels"),
+                    "multilabel": task.kind == "multilabel",
+                }
+            )
+        return {
+            "name": self.name,
+            "version": self.version,
+            "loaded_at": self.loaded_at,
+            "text": list(self.model.text),
+            "device": str(self.model.device),
+            "precision": "fp32",
+            "tasks": tasks,
+            "metrics": dict(self.metrics),
+        }
+
+
+def named(
+    runs: str | Path | Run | Sequence[str | Path | Run] | Mapping[str, str | Path | Run],
+) -> dict[str, Path]:
+    """Name -> folder, in the order given.
+
+    Raises:
+        ServiceError: there is none, two have the same name, or a name does not fit into an address.
+    """
+    if isinstance(runs, str | Path | Run):
+        runs = [runs]
+    pairs = list(runs.items()) if isinstance(runs, Mapping) else [(None, run) for run in runs]
+    found: dict[str, Path] = {}
+    for given, run in pairs:
+        folder = run.folder if isinstance(run, Run) else Path(run)
+        whole = folder.resolve()
+        name = given or (whole.parent.name if whole.name == "model" else whole.name)
+        if not name or "/" in name or not name.isprintable() or len(name) > 100:
+            raise ServiceError(f"a run cannot be called {name!r}. Give it a name: NAME={folder}")
+        if name in found:
+            raise ServiceError(f"two runs are called '{name}'. Give one another name: NAME={folder}")
+        found[name] = folder
+    if not found:
+        raise ServiceError("there is no run to serve. Name at least one run folder")
+    return found
+
+
+class Runs:
+    """The runs of a service.
+
+    Args:
+        folders: name -> folder.
+        device: where the models run.
+        limits: of the service.
+        observe: is told of each batch: the run, texts, requests.
+
+    Raises:
+        RunError: one cannot be loaded.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], *, device: str | None, limits: Limits, observe: Observe) -> None:
+        self._folders, self._device, self._limits, self._observe = dict(folders), device, limits, observe
+        self._loading = {name: threading.Lock() for name in folders}
+        self._served: dict[str, Served] = {}
+        self._old: list[Worker] = []
+        try:
+            for name in folders:
+                self._served[name] = self._load(name)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def default(self) -> str:
+        """The run of requests that name none."""
+        return next(iter(self._folders))
+
+    def all(self) -> list[Served]:
+        """Every run as it is served now, the default first."""
+        return list(self._served.values())
+
+    def get(self, name: str | None) -> Served | None:
+        """The run of that name as it is served now; None = the default. None if there is no such."""
+        return self._served.get(self.default if name is None else name)
+
+    def reload(self, name: str) -> Served:
+        """Loads a run anew beside the old one, which answers until the new one stands and then finishes what it has.
+
+        Raises:
+            RunError: it cannot be loaded; the old one goes on.
+        """
+        with self._loading[name]:
+            fresh = self._load(name)
+            old, self._served[name] = self._served[name], fresh
+            old.worker.close()
+            self._old = [worker for worker in self._old if not worker.join(0)] + [old.worker]
+        return fresh
+
+    def without_paths(self, name: str, message: str) -> str:
+        """An error's words without the place of the run on this machine."""
+        folder = self._folders[name]
+        for path in (folder.resolve(), folder):
+            message = message.replace(str(path), name)
+        return message
+
+    def close(self) -> None:
+        """Lets every worker finish what it has."""
+        for served in self._served.values():
+            served.worker.close()
+
+    def _load(self, name: str) -> Served:
+        from equipoise.inference import load
+
+        folder = self._folders[name]
+        try:
+            model_folder, metrics = _find(folder)
+            before = _signature(model_folder)
+            model = load(model_folder, device=self._device)
+            version = _version(model_folder)
+            if _signature(model_folder) != before:
+                raise RunError(f"{folder} was written to while it was read. Load it again when it is finished")
+        except OSError as error:
+            raise RunError(f"{folder} cannot be read: {error.strerror or error}") from error
+        except (ValueError, RuntimeError, KeyError) as error:  # what loaders of others say of damaged files
+            raise RunError(f"{folder} cannot be loaded, its files are damaged: {_first_line(error)}") from error
+        main = _main_metrics(model, metrics)
+        worker = Worker(
+            model, self._limits, name=name, observe=lambda texts, requests: self._observe(name, texts, requests)
+        )
+        try:  # the first prediction of a model is slow, and shows whether it works
+            worker.predict([["."] for _ in model.text]).result()
+        except Exception as error:
+            worker.close()
+            raise RunError(f"{folder} was loaded but cannot predict: {_first_line(error)}") from error
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return Served(name, version, now, model, worker, main)
+
+
+def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The model folder of a run that is finished and its metrics; or a model folder alone."""
+    if (folder / "multitask.json").is_file():
+        return folder, {}
+    run = Run.open(folder)
+    if not run.metrics_file.is_file():
+        raise RunError(f"'{folder}' is half-written: it has no metrics.json. Its training has not finished")
+    return run.model_folder, run.metrics
+
+
+def _signature(folder: Path) -> list[tuple[str, int, int, int]]:
+    """What changes when a file is replaced or written to."""
+    return sorted(
+        (path.name, status.st_ino, status.st_size, status.st_mtime_ns)
+        for path in folder.iterdir()
+        if path.is_file()
+        for status in [path.stat()]
+    )
+
+
+def _version(folder: Path) -> str:
+    whole = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            with path.open("rb") as file:
+                whole.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:12]
+
+
+def _main_metrics(model: Model, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Each task's main metric on the test split, else on validation."""
+    found: dict[str, Any] = {}
+    splits = metrics.get("splits")
+    if not isinstance(splits, dict):
+        return found
+    for name, task in model.tasks.items():
+        metric = task.main_metric[0]
+        for split in ("test", "validation"):
+            value = (splits.get(split) or {}).get(name, {}).get(metric)
+            if isinstance(value, int | float):
+                found[name] = {"split": split, "metric": metric, "value": value}
+                break
+    return found
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

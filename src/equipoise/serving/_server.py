@@ -1,0 +1,159 @@
+"""The server around the application: its address, its signals, and how it stops."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from equipoise.errors import EquipoiseError, ServiceError
+from equipoise.runs import Run
+from equipoise.serving._app import Service, build
+from equipoise.serving._limits import Limits
+
+__all__ = ["run_server"]
+
+log = logging.getLogger("equipoise.serving")
+
+#: Connections at once; beyond it the server itself answers 503.
+CONNECTIONS = 900
+
+
+def run_server(
+    runs: str | Path | Run | Sequence[str | Path | Run] | Mapping[str, str | Path | Run],
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    open_to_all: bool,
+    hosts: Sequence[str],
+    device: str | None,
+    limits: Limits,
+) -> None:
+    """See `equipoise.serving.serve`."""
+    if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
+        raise ServiceError("the token must be printable ASCII without blanks, and not empty")
+    sock = _bind(host, port)  # before models are loaded: a port that is taken is told at once
+    try:
+        address = ipaddress.ip_address(sock.getsockname()[0])
+        if token is None and not open_to_all and not address.is_loopback:
+            raise ServiceError(
+                f"host {host} is open to other machines, and there is no token. Set EQUIPOISE_TOKEN or --token, "
+                "listen on 127.0.0.1, or say --no-token if everyone may ask"
+            )
+        if not log.hasHandlers():  # nobody has set logging up: one line a request on standard error
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+        everywhere = address.is_unspecified
+        app = build(
+            runs,
+            token=token,
+            hosts=[*hosts, host],
+            any_address=everywhere or not address.is_loopback,
+            device=device,
+            limits=limits,
+        )
+        config = uvicorn.Config(
+            app,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
+        server = _Server(config, app.state.equipoise, _shown(host, sock.getsockname()[1]))
+        before = signal.getsignal(signal.SIGHUP)
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main:
+            signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=server.reload_all, daemon=True).start())
+        try:
+            server.run(sockets=[sock])
+        finally:
+            if in_main:
+                signal.signal(signal.SIGHUP, before)
+    finally:
+        sock.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which at the first signal takes nothing new, finishes what was accepted and only then goes."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, url: str) -> None:
+        super().__init__(config)
+        self._service, self._url = service, url
+        self._deadline: float | None = None
+        self._accepted: set[str] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where it listens."""
+        await super().startup(sockets)
+        names = ", ".join(served.name for served in self._service.runs.all())
+        log.info("serving %s at %s (Ctrl-C stops)", names, self._url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal starts the stop, a second one cuts it short."""
+        if self._deadline is not None:
+            self.should_exit = self.force_exit = True
+            return
+        self._accepted = self._service.files.unfinished()
+        self._deadline = time.monotonic() + self._service.limits.grace_s
+        self._service.state.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to go."""
+        if self._deadline is not None:
+            files = bool(self._accepted & self._service.files.unsettled())
+            busy = bool(self._service.state.busy) or files
+            self.should_exit = self.should_exit or not busy or time.monotonic() > self._deadline
+        return await super().on_tick(counter)
+
+    def reload_all(self) -> None:
+        """At SIGHUP: every run anew; one that cannot be loaded goes on as it is."""
+        for served in self._service.runs.all():
+            try:
+                fresh = self._service.runs.reload(served.name)
+                log.info("reloaded %s: version %s", served.name, fresh.version)
+            except EquipoiseError as error:
+                log.error("%s goes on as it is: %s", served.name, error)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ServiceError(
+            f"host '{host}' is unknown ({error}). Use 127.0.0.1, or an address of this machine"
+        ) from None
+    found.sort(key=lambda entry: entry[0] != socket.AF_INET)  # localhost: 127.0.0.1 before ::1
+    family, kind, protocol, _, address = found[0]
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ServiceError(
+                f"port {port} on {host} is in use. Choose another with --port, or stop what listens there"
+            ) from None
+        raise ServiceError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+    return sock
+
+
+def _shown(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
