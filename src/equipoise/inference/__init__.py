@@ -1,12 +1,26 @@
 """Prediction with a trained run: in Python, from a table to a table, and judged against labels.
 
 `load` gives a `Model` whose `predict` takes texts, pairs or a DataFrame; `predict_file` streams a table; `evaluate_file`
-judges a labelled one.
+judges a labelled one. `explain` says which words pushed a prediction.
 """
 
 from equipoise.inference._evaluate import evaluate_file
+from equipoise.inference._explain import explain
 from equipoise.inference._export import export_task
 from equipoise.inference._files import Counts, predict_file, predict_lines
+from equipoise.inference._many import FileResult, Scored, predict_files
 from equipoise.inference._predictor import Model, load
 
-__all__ = ["Counts", "Model", "evaluate_file", "export_task", "load", "predict_file", "predict_lines"]
+__all__ = [
+    "Counts",
+    "FileResult",
+    "Model",
+    "Scored",
+    "evaluate_file",
+    "explain",
+    "export_task",
+    "load",
+    "predict_file",
+    "predict_files",
+    "predict_lines",
+]
