@@ -30,6 +30,7 @@ CONTENTS = {
     "history.jsonl",
     "predictions",
     "rejected.jsonl",
+    "tensorboard",
     "report.html",
     "README.md",
 }
@@ -102,6 +103,11 @@ class Run:
         return self.folder / "model"
 
     @property
+    def tasks_file(self) -> Path:
+        """What the model's outputs mean: the fitted tasks, as JSON."""
+        return self.model_folder / "multitask.json"
+
+    @property
     def adapter_folder(self) -> Path:
         """The adapter alone, where one was trained and merged into the model."""
         return self.folder / "adapter"
@@ -127,6 +133,16 @@ class Run:
         return self.folder / "rejected.jsonl"
 
     @property
+    def tensorboard_folder(self) -> Path:
+        """TensorBoard's event files, where `training.trackers` asks for them."""
+        return self.folder / "tensorboard"
+
+    @property
+    def card_file(self) -> Path:
+        """The model card."""
+        return self.folder / "README.md"
+
+    @property
     def cache_folder(self) -> Path:
         """Arrow files of the rows and tokens, while training; gone when it is finished.
 
@@ -138,6 +154,16 @@ class Run:
     def predictions_file(self, split: str) -> Path:
         """Row id, true, predicted, per-class probability."""
         return self.folder / "predictions" / f"{split}.parquet"
+
+    @property
+    def worst_file(self) -> Path:
+        """The texts of the rows with the largest errors, for the report."""
+        return self.folder / "predictions" / "worst.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        """The pictures: one self-contained page."""
+        return self.folder / "report.html"
 
     @property
     def metrics(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,21 @@ class ScoreRegions:
             intervals[REGIONS[self.regions[start]]].append([float(self.edges[start]), float(self.edges[end])])
         share = dict(zip(REGIONS, self.train_share, strict=True))
         return {"definition": DEFINITION, "train_share": share, "intervals": intervals}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ScoreRegions:
+        """The inverse of `to_dict`, with neighbouring bins of one region joined."""
+        parts = sorted(
+            (float(low), float(high), number)
+            for number, name in enumerate(REGIONS)
+            for low, high in data["intervals"][name]
+        )
+        share = data["train_share"]
+        return cls(
+            np.array([parts[0][0], *(high for _, high, _ in parts)]),
+            np.array([number for _, _, number in parts]),
+            (float(share["dense"]), float(share["middle"]), float(share["rare"])),
+        )
 
 
 def score_regions(train_scores: NDArray[np.float64]) -> ScoreRegions | None:

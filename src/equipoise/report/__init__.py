@@ -1,7 +1,8 @@
-"""What people see of a run, and of a comparison of many: tables on the terminal, and one HTML page with pictures."""
+"""What people see of a run, and of a comparison of many: tables on the terminal, and an HTML page with pictures for each."""
 
 from equipoise.report._comparison_page import comparison_page
 from equipoise.report._comparison_terminal import comparison_lines, comparison_table
+from equipoise.report._run_page import worst_rows, write_report
 from equipoise.report._terminal import evaluation_table, metrics_table, plan_lines, predictions_table
 
 __all__ = [
@@ -12,4 +13,6 @@ __all__ = [
     "metrics_table",
     "plan_lines",
     "predictions_table",
+    "worst_rows",
+    "write_report",
 ]

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from equipoise.report._series import DASHES, HUES, SYMBOLS, Series, shortened
+
 __all__ = ["GROUPS", "HUES", "MARKS", "Arm", "arms_of", "judged_of", "lower_is_better", "metric_of", "verdict_of"]
 
 #: In the order in which they are listed, and what the reader is told they are.
@@ -17,36 +19,17 @@ GROUPS = {
     "pair": "two tasks together",
 }
 MARKS = {"better": "▲", "worse": "▼", "same": "•"}
-#: How many colours the palettes of `page.js` have.
-HUES = 7
-DASHES = ("solid", "dot", "longdash")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
-LONGEST = 26
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(Series):
     """One arm and how it is drawn.
 
     Attributes:
-        key: `a0`, `a1`, ...: what the page's script calls it.
-        name: as the user wrote it.
-        label: the name, shortened for axes.
-        colour: a name of the page's palette, which is another in the dark than in the light.
-        dash: of its lines; arms of one colour differ in it.
-        symbol: of its points.
-        shown: whether pictures of many lines show it before the reader asks for it.
         baseline: whether the others are compared with it.
         facts: its part of the summary.
     """
 
-    key: str
-    name: str
-    label: str
-    colour: str
-    dash: str
-    symbol: str
-    shown: bool
     baseline: bool
     facts: Mapping[str, Any]
 
@@ -84,7 +67,7 @@ def _arm(one: Mapping[str, Any], position: int, paint: int | None, shown: set[st
     return Arm(
         key=f"a{position}",
         name=name,
-        label=name if len(name) <= LONGEST else name[: LONGEST - 1] + "…",
+        label=shortened(name),
         colour="$base" if paint is None else f"$arm{hue}",
         dash="dash" if paint is None else DASHES[lap % len(DASHES)],
         symbol="circle" if paint is None else SYMBOLS[lap % len(SYMBOLS)],

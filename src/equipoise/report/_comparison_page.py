@@ -22,7 +22,7 @@ from equipoise.report._comparison_tables import (
 from equipoise.report._comparison_trade import cost_figures, trade_views
 from equipoise.report._comparison_transfer import transfer_figure, transfer_table
 from equipoise.report._figures import View
-from equipoise.report._html import Gallery, Html, details, paragraph, section, table, text
+from equipoise.report._html import Gallery, Html, copied, details, paragraph, section, table, text
 from equipoise.report._page import page
 
 __all__ = ["comparison_page"]
@@ -222,10 +222,7 @@ def _repeat(
         "repeat",
         "How to repeat it",
         "",
-        Html(
-            f'<div class="copy"><pre id="command">{text(command)}</pre>'
-            '<button type="button" data-copy="command">Copy</button></div>'
-        ),
+        copied("command", command),
         paragraph(f"Seeds: {seeds}."),
         table(["package", "version"], versions.items(), "Versions", words=2),
         *([details("What each arm changes", settings)] if settings else []),

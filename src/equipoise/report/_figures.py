@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from equipoise.report._arms import Arm
+from equipoise.report._series import Series
 
 __all__ = ["Figure", "View", "axis", "layout", "line", "points", "readable", "rounded", "vertical"]
 
@@ -24,7 +24,8 @@ class Figure:
     Attributes:
         title: a few words above it.
         words: what it shows, in a sentence or two: the caption, and what a screen reader says.
-        data: plotly's traces; `meta` is the key of the arm that a trace belongs to, and `band` ours (see `line`).
+        data: plotly's traces; `meta` is the key of the series (an arm, a task) that a trace belongs to, and `band` ours
+            (see `line`).
         layout: plotly's layout.
         widest: in pixels; None takes the whole column.
     """
@@ -100,11 +101,11 @@ def vertical(at: float) -> dict[str, Any]:
     }
 
 
-def line(arm: Arm, x: Sequence[float], found: Mapping[str, Sequence[float | None]], places: int) -> dict[str, Any]:
+def line(arm: Series, x: Sequence[float], found: Mapping[str, Sequence[float | None]], places: int) -> dict[str, Any]:
     """An arm's mean over `x`, with the ends of its intervals, which the page's script draws as a band.
 
     Args:
-        arm: whose line it is.
+        arm: whose line it is, an arm's or a task's.
         x: steps or examples, [points].
         found: `mean`, `low` and `high`, each [points].
         places: decimals of the value under the pointer.
@@ -125,8 +126,8 @@ def line(arm: Arm, x: Sequence[float], found: Mapping[str, Sequence[float | None
     return trace
 
 
-def points(arm: Arm, x: Sequence[float], y: Sequence[float], hover: Sequence[str], **marker: Any) -> dict[str, Any]:
-    """An arm's points in its colour and shape."""
+def points(arm: Series, x: Sequence[float], y: Sequence[float], hover: Sequence[str], **marker: Any) -> dict[str, Any]:
+    """An arm's or a task's points in its colour and shape."""
     return {
         "type": "scatter",
         "meta": arm.key,

@@ -9,8 +9,22 @@ from typing import Any
 
 from equipoise.report._arms import GROUPS, Arm
 from equipoise.report._figures import Figure, View
+from equipoise.report._series import Series
 
-__all__ = ["Gallery", "Html", "arm_cell", "choices", "details", "paragraph", "script_json", "section", "table"]
+__all__ = [
+    "Gallery",
+    "Html",
+    "arm_cell",
+    "choices",
+    "copied",
+    "details",
+    "listing",
+    "paragraph",
+    "script_json",
+    "section",
+    "table",
+    "text",
+]
 
 
 class Html(str):
@@ -29,6 +43,19 @@ def paragraph(words: str, kind: str = "") -> Html:
     return Html(f"<p{_class(kind)}>{text(words)}</p>")
 
 
+def listing(items: Iterable[str]) -> Html:
+    """A list of sentences."""
+    return Html(f'<ul class="said">{"".join(f"<li>{text(one)}</li>" for one in items)}</ul>')
+
+
+def copied(identifier: str, words: str) -> Html:
+    """Text as it is, with a button that copies it."""
+    return Html(
+        f'<div class="copy"><pre id="{identifier}">{text(words)}</pre>'
+        f'<button type="button" data-copy="{identifier}">Copy</button></div>'
+    )
+
+
 def details(summary: str, *inside: Html, opened: bool = False) -> Html:
     """Something to unfold."""
     return Html(f"<details{' open' if opened else ''}><summary>{text(summary)}</summary>{''.join(inside)}</details>")
@@ -40,7 +67,9 @@ def section(identifier: str, title: str, lead: str, *inside: Html) -> Html:
     return Html(f'<section id="{identifier}"><h2>{text(title)}</h2>{said}{"".join(inside)}</section>')
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, words: int = 1) -> Html:
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, words: int = 1, wrapped: bool = False
+) -> Html:
     """A table that scrolls inside its own box.
 
     Args:
@@ -48,6 +77,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, w
         rows: cells; the first is the row's heading.
         caption: what the table shows; also the name of its box for screen readers.
         words: so many columns from the left hold words and stand left; the others hold numbers and stand right.
+        wrapped: cells hold sentences, which are broken into lines.
     """
     kinds = ["" if at < words else "number" for at in range(len(head))]
     top = "".join(f'<th scope="col"{_class(kind)}>{text(name)}</th>' for name, kind in zip(head, kinds, strict=True))
@@ -58,7 +88,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, *, w
         body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
     label = html.escape(caption)
     return Html(
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table><caption>{label}</caption>'
+        f'<div class="{"scroll wrapped" if wrapped else "scroll"}" role="region" tabindex="0" aria-label="{label}"><table><caption>{label}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -70,14 +100,14 @@ def arm_cell(arm: Arm, *, kind: bool = False) -> Html:
     return Html(f"{_swatch(arm)}{text(arm.name)}{note}")
 
 
-def choices(arms: Sequence[Arm]) -> Html:
-    """Buttons that show and hide arms in all pictures: the legend of every one of them."""
+def choices(arms: Sequence[Series], label: str = "Arms to show", kind: str = "chips") -> Html:
+    """Buttons that show and hide series in all pictures: the legend of every one of them."""
     buttons = "".join(
         f'<button type="button" class="chip" data-arm="{arm.key}" aria-pressed="{str(arm.shown).lower()}">'
         f"{_swatch(arm)}{text(arm.name)}</button>"
         for arm in arms
     )
-    return Html(f'<div class="chips" role="group" aria-label="Arms to show">{buttons}</div>')
+    return Html(f'<div class="{kind}" role="group" aria-label="{html.escape(label)}">{buttons}</div>')
 
 
 class Gallery:
@@ -132,7 +162,7 @@ def script_json(identifier: str, value: Any) -> Html:
     return Html(f'<script type="application/json" id="{identifier}">{body}</script>')
 
 
-def _swatch(arm: Arm) -> str:
+def _swatch(arm: Series) -> str:
     """A short piece of the arm's line, drawn as a border in its colour and dash."""
     colour = arm.colour.removeprefix("$")
     return f'<span class="swatch {colour} {arm.dash}" aria-hidden="true"></span>'

@@ -19,7 +19,15 @@ from equipoise.report._html import Html, script_json
 __all__ = ["page"]
 
 
-def page(title: str, about: str, parts: Sequence[Html], pictures: Mapping[str, Any]) -> str:
+def page(
+    title: str,
+    about: str,
+    parts: Sequence[Html],
+    pictures: Mapping[str, Any],
+    *,
+    file: str = "comparison.html",
+    install: str = "equipoise[compare]",
+) -> str:
     """The whole document.
 
     Args:
@@ -27,11 +35,13 @@ def page(title: str, about: str, parts: Sequence[Html], pictures: Mapping[str, A
         about: one line under it, plain text.
         parts: sections; each has an `id` and an `<h2>`.
         pictures: id of the place -> plotly's data and layout.
+        file: what the page is called, for the error.
+        install: what brings plotly along, for the error.
 
     Raises:
         RunError: plotly isn't installed.
     """
-    scripts = [_plotly(), _own("page.js")]
+    scripts = [_plotly(file, install), _own("page.js")]
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     # Plotly writes style attributes, hence inline styles; its icons and ours are data: images.
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -76,12 +86,12 @@ def _contents(parts: Sequence[Html]) -> str:
     return "".join(links)
 
 
-def _plotly() -> str:
+def _plotly(file: str, install: str) -> str:
     try:
         # Here because it takes a while, and nothing but a page needs it.
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise RunError('comparison.html is drawn with plotly. Install it: pip install "equipoise[compare]"') from error
+        raise RunError(f'{file} is drawn with plotly. Install it: pip install "{install}"') from error
     script = str(get_plotlyjs())
     if "</script" in script.lower():
         raise RunError("this version of plotly has a script that can't be put into a page: it contains </script")
