@@ -272,7 +272,9 @@ class TrainingSettings(Section):
     keep_checkpoints: bool = Field(default=False, description="keep them in the run folder when the run is finished")
     workers: int = Field(default=0, ge=0, description="processes that prepare batches; 0 = none beside the main one")
     compile: bool = Field(default=False, description="torch.compile the model")
-    trackers: list[str] = Field(default_factory=list, description="tensorboard, wandb, mlflow, trackio: off by default")
+    trackers: list[Literal["trackio", "tensorboard", "mlflow", "wandb"]] = Field(
+        default_factory=list, description="where losses, weights and metrics also go; [] = nowhere. See docs/tracking.md"
+    )
     arguments: dict[str, Any] = Field(
         default_factory=dict,
         description="passed on to transformers.TrainingArguments as they are (fsdp, deepspeed, ...)",

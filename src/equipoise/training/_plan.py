@@ -20,6 +20,7 @@ from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
 from equipoise.training._auto import settled
 from equipoise.training._precision import choose_precision, pick_device
+from equipoise.training._trackers import check_trackers
 
 __all__ = ["Plan", "RunData", "count_steps", "make_plan", "read_data"]
 
@@ -167,6 +168,7 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
         folder: for Arrow files and `rejected.jsonl`; it must exist.
         data: what `read_data` gave for a recipe with the same data, tasks and backbone; None reads it.
     """
+    check_trackers(recipe)
     device = pick_device()
     precision = choose_precision(recipe.training.precision, device)
     if recipe.model.adapter is not None and recipe.model.adapter.quantization and device.type != "cuda":

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 from equipoise import recipe as recipes
 from equipoise.balance import create
 from equipoise.errors import RecipeError, RunError
+from equipoise.evaluation import score_histograms
 from equipoise.models import load_model, save_model
 from equipoise.recipe import Recipe
 from equipoise.runs import Run, replace_folder, write_json, write_text
@@ -24,10 +25,12 @@ from equipoise.training._branching import branching
 from equipoise.training._calibration import Lines, calibrate
 from equipoise.training._facts import quiet_transformers, training_facts, versions
 from equipoise.training._judge import evaluate_splits
+from equipoise.training._pages import write_pages
 from equipoise.training._plan import Plan, make_plan
 from equipoise.training._precision import pick_device
 from equipoise.training._progress import ProgressCallback
 from equipoise.training._selection import Selection
+from equipoise.training._trackers import Tracker, names_of_run, trackers
 from equipoise.training._trainer import RESUMABLE_FILES, MultiTaskTrainer
 
 __all__ = ["resume", "train"]
@@ -139,7 +142,8 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
             console.print(
                 f"calibrated: {task}, {fitted['scale']:.3f} x output {fitted['offset']:+.3f}", highlight=False
             )
-        _finish(trainer, plan, run, seconds, best, lines, started)
+        for warning in _finish(trainer, plan, run, seconds, best, lines, started):
+            console.print(f"warning: {warning}", highlight=False, markup=False)
     state.wait_for_everyone()
     return run
 
@@ -157,8 +161,8 @@ def _finish(
     best: int | None,
     lines: Lines,
     started: float,
-) -> None:
-    """Judges the model as it was saved, writes `metrics.json` and clears up."""
+) -> list[str]:
+    """Judges the model as it was saved, writes `metrics.json` and what people look at, and clears up; gives warnings."""
     loaded = load_model(run.model_folder)
     loaded.model.to(pick_device())
     metrics = evaluate_splits(loaded, plan, run)
@@ -175,12 +179,15 @@ def _finish(
             "training": facts,
             "data": about["data"],
             "tokens": about["tokens"],
+            "scores": score_histograms(plan.prepared.tasks, {k: v.targets for k, v in plan.prepared.splits.items()}),
             "versions": versions(),
         },
     )
+    warnings = write_pages(plan, run)
     shutil.rmtree(run.cache_folder, ignore_errors=True)
     if not plan.recipe.training.keep_checkpoints:
         shutil.rmtree(run.checkpoint_folder, ignore_errors=True)
+    return warnings
 
 
 def opening_lines(plan: Plan) -> list[str]:
@@ -245,7 +252,11 @@ def build_trainer(
         head_learning_rate=settings.head_learning_rate or 10 * plan.learning_rate,
         layer_decay=settings.layer_decay,
         group_by_length=settings.group_by_length,
-        callbacks=[*branching(recipe.model, plan.model, tasks, run, say), *callbacks],
+        callbacks=[
+            *branching(recipe.model, plan.model, tasks, run, say),
+            *trackers(settings.trackers, run),
+            *callbacks,
+        ],
         held_out=plan.held_out,
         averaging=settings.averaging,
         averaging_decay=settings.averaging_decay,
@@ -262,6 +273,7 @@ def training_arguments(plan: Plan, run: Run, *, evaluate: bool) -> TrainingArgum
     settings = plan.recipe.training
     steps = settings.evaluate_every_steps
     save_steps = settings.checkpoint_every_steps
+    project, name = names_of_run(run.folder)
     known: dict[str, Any] = {
         "output_dir": str(run.checkpoint_folder),
         "num_train_epochs": settings.epochs,
@@ -285,7 +297,9 @@ def training_arguments(plan: Plan, run: Run, *, evaluate: bool) -> TrainingArgum
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
-        "report_to": settings.trackers or "none",
+        "report_to": "none",  # `trackers` has its own of them
+        "project": project,
+        "run_name": name,
         "dataloader_num_workers": settings.workers,
         "dataloader_pin_memory": pick_device().type == "cuda",
         "torch_compile": settings.compile,
@@ -315,7 +329,7 @@ def _optimise(trainer: MultiTaskTrainer, run: Run, checkpoint: Path | None, cons
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, ProgressCallback):
+            if isinstance(callback, ProgressCallback | Tracker):
                 callback.close()
     return time.perf_counter() - started
 

@@ -32,6 +32,7 @@ from equipoise.training._feeds import batch_losses, feed
 from equipoise.training._history import plain_numbers
 from equipoise.training._parameters import parameter_groups, plain_model, shared_parameters
 from equipoise.training._selection import Selection
+from equipoise.training._trackers import Tracker
 
 __all__ = ["RESUMABLE_FILES", "MultiTaskTrainer"]
 
@@ -115,6 +116,7 @@ class MultiTaskTrainer(CheckpointedTrainer):
         self._writing_to, self._window = None, None
         self._shared_parameters: list[nn.Parameter] | None = None
         self.branching = next((each for each in callbacks or () if isinstance(each, Branching)), None)
+        self.trackers = [each for each in callbacks or () if isinstance(each, Tracker)]
         super().__init__(
             model=model,
             args=args,
@@ -266,7 +268,7 @@ class MultiTaskTrainer(CheckpointedTrainer):
                 "replaces": previous if previous != self.best_step else None,
             }
             if self.is_world_process_zero():
-                self.run.append_history(line)
+                self._record(line)
         self.log(flat)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, flat)
         return flat
@@ -311,5 +313,10 @@ class MultiTaskTrainer(CheckpointedTrainer):
                 line["samples_per_second"] = round(self.rows_trained / elapsed, 2)
             line["tasks"] = tasks
             line["cosines"] = last.get("cosines", {})
-            self.run.append_history(plain_numbers(line))
+            self._record(plain_numbers(line))
         super().log(logs, start_time)
+
+    def _record(self, line: dict[str, Any]) -> None:
+        self.run.append_history(line)
+        for tracker in self.trackers:
+            tracker.record(line)
