@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,10 +47,11 @@ def cluster(workers: int | None, threads: int) -> Iterator[Any]:
         return
     with _left_as_it_was():
         try:
-            if os.environ.get("RAY_ADDRESS"):
-                _connect(ray)
-            else:
-                _start(ray, max(threads, (workers or 0) * threads or _processors()))
+            with _quiet():
+                if os.environ.get("RAY_ADDRESS"):
+                    _connect(ray)
+                else:
+                    _start(ray, max(threads, (workers or 0) * threads or _processors()))
             yield ray
         finally:
             ray.shutdown()
@@ -114,6 +116,28 @@ def _start(ray: Any, processors: int) -> None:
             f"this version of Ray listens on {address}, which other machines may reach. Start a cluster yourself and "
             "set RAY_ADDRESS, or use another version"
         )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Ray's C++ side, which warns of Ray Data's own ways, off the terminal, and its line that says so.
+
+    What goes wrong is told to Python as well. Whoever sets RAY_BACKEND_LOG_LEVEL sees all.
+    """
+    if "RAY_BACKEND_LOG_LEVEL" in os.environ:
+        yield
+        return
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if b"RAY_BACKEND_LOG_LEVEL" not in line))
 
 
 @contextmanager
