@@ -76,7 +76,20 @@ async def chunks(request: Request, limit: int, limits: Limits, *, what: str) -> 
     loop = asyncio.get_running_loop()
     started, size = loop.time(), 0
     length = request.headers.get("content-length", "")
-    too_big = length.isdigit() and int(length) > limit
+    announced = int(length) if length.isdigit() else None
+
+    def too_big() -> Refusal:
+        found = f"more than {limit}" if announced is None else str(announced)
+        return Refusal(
+            413,
+            f"the {what} has {found} bytes; at most {limit} are taken",
+            "Send less at once, in several requests." if what == "body" else "Split the file.",
+            where="body",
+            headers={"connection": "close"},
+        )
+
+    if announced is not None and announced > limit + DISCARDED:
+        raise too_big()
     while True:
         left = started + limits.body_s + size / BYTES_PER_S - loop.time()
         try:
@@ -92,19 +105,12 @@ async def chunks(request: Request, limit: int, limits: Limits, *, what: str) -> 
         if message["type"] == "http.disconnect":
             raise Refusal(499, "the client has gone", "Send the whole request.")
         chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        too_big = too_big or size > limit
         last = not message.get("more_body", False)
-        if too_big and (last or size > limit + DISCARDED or (length.isdigit() and int(length) > limit + DISCARDED)):
-            found = length if length.isdigit() else f"more than {limit}"
-            raise Refusal(
-                413,
-                f"the {what} has {found} bytes; at most {limit} are taken",
-                "Send less at once, in several requests." if what == "body" else "Split the file.",
-                where="body",
-                headers={"connection": "close"},
-            )
-        if not too_big and chunk:
+        size += len(chunk)
+        over = size > limit or (announced is not None and announced > limit)
+        if over and (last or size > limit + DISCARDED):
+            raise too_big()
+        if chunk and not over:
             yield chunk
         if last:
             return

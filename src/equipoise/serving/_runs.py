@@ -110,7 +110,6 @@ class Runs:
         self._folders, self._device, self._limits, self._observe = dict(folders), device, limits, observe
         self._loading = {name: threading.Lock() for name in folders}
         self._served: dict[str, Served] = {}
-        self._old: list[Worker] = []
         try:
             for name in folders:
                 self._served[name] = self._load(name)
@@ -141,7 +140,6 @@ class Runs:
             fresh = self._load(name)
             old, self._served[name] = self._served[name], fresh
             old.worker.close()
-            self._old = [worker for worker in self._old if not worker.join(0)] + [old.worker]
         return fresh
 
     def without_paths(self, name: str, message: str) -> str:
@@ -155,6 +153,8 @@ class Runs:
         """Lets every worker finish what it has."""
         for served in self._served.values():
             served.worker.close()
+        for served in self._served.values():
+            served.worker.join(10)
 
     def _load(self, name: str) -> Served:
         from equipoise.inference import load
@@ -169,8 +169,6 @@ class Runs:
                 raise RunError(f"{folder} was written to while it was read. Load it again when it is finished")
         except OSError as error:
             raise RunError(f"{folder} cannot be read: {error.strerror or error}") from error
-        except (ValueError, RuntimeError, KeyError) as error:  # what loaders of others say of damaged files
-            raise RunError(f"{folder} cannot be loaded, its files are damaged: {_first_line(error)}") from error
         main = _main_metrics(model, metrics)
         worker = Worker(
             model, self._limits, name=name, observe=lambda texts, requests: self._observe(name, texts, requests)

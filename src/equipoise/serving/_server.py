@@ -113,6 +113,7 @@ class _Server(uvicorn.Server):
         self._accepted = self._service.files.unfinished()
         self._deadline = time.monotonic() + self._service.limits.grace_s
         self._service.state.draining = True
+        log.info("stopping: nothing new is taken, what was accepted is finished (Ctrl-C again ends at once)")
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to go."""
@@ -130,6 +131,8 @@ class _Server(uvicorn.Server):
                 log.info("reloaded %s: version %s", served.name, fresh.version)
             except EquipoiseError as error:
                 log.error("%s goes on as it is: %s", served.name, error)
+            except Exception as error:  # a bug must not keep the other runs from being loaded
+                log.error("%s goes on as it is", served.name, exc_info=error)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,9 +1,9 @@
 """The one thread that uses a model. Requests that come while it is busy wait, and go through the model together.
 
 Three lanes wait for it: texts of requests, work that is no plain prediction (explanations), and rows of tables. Texts of
-requests come first, but every fifth turn goes to another lane that waits, so that nobody starves. What is long is cut
-into slices, between which the others get their turn: a table of a million rows holds no request up for longer than one
-slice takes.
+requests come first, until they have had as much time as the last turn of another lane took: so nobody starves. What is
+long is cut into slices, between which the others get their turn: a table of a million rows holds no request up for
+longer than one slice takes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ log = logging.getLogger("equipoise.serving")
 Columns = Sequence[Sequence[str]]  # one list of texts, or the two of pairs
 #: Seconds that a slice of a table should take: how long a request may have to wait for one.
 SLICE_S = 0.1
-#: Turns of requests in a row while another lane waits.
-TURNS = 4
 
 
 class Full(Exception):
@@ -104,7 +102,7 @@ class Worker:
         self._waiting = 0  # texts of requests that wait
         self._closed, self._holds = False, 0
         self._crowd = 1  # requests in the last batch
-        self._turns, self._table_next = 0, False
+        self._owed, self._table_next = SLICE_S, False  # seconds of requests until another lane has its turn
         self._table_characters = 16_384
         self._rate = 100.0  # texts a second, a running average
         self._thread = threading.Thread(target=self._run, name=f"equipoise-{name}", daemon=True)
@@ -201,8 +199,10 @@ class Worker:
             work = self._next()
             if work is None:
                 return
+            started = time.monotonic()
             if isinstance(work, _Call):
                 self._answer(work)
+                self._owed = time.monotonic() - started
             else:
                 self._predict(work)
             del work  # while the thread waits, nothing of a request may stay
@@ -213,14 +213,12 @@ class Worker:
             while True:
                 self._drop_cancelled()
                 others = bool(self._calls or self._tables)
-                if self._requests and (self._turns < TURNS or not others):
-                    self._turns += 1
+                if self._requests and (self._owed > 0 or not others):
                     self._gather()
                     batch = self._batch(self._requests, self._limits.batch_characters)
                     if batch:
                         return batch
                 elif others:
-                    self._turns = 0
                     if self._calls and not (self._tables and self._table_next):
                         self._table_next = True
                         return self._calls.popleft()
@@ -287,7 +285,9 @@ class Worker:
             self._table_characters = int(
                 min(8 * self._limits.batch_characters, max(256, self._table_characters * factor))
             )
+            self._owed = seconds
             return
+        self._owed -= seconds
         self._crowd = len(batch)
         self._rate += 0.1 * (count / seconds - self._rate)
         if self._observe is not None:
