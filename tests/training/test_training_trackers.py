@@ -17,7 +17,7 @@ from stopped_runs import StopAt
 from equipoise import recipe as recipes
 from equipoise.errors import RecipeError
 from equipoise.runs import Run
-from equipoise.training import _trackers, resume, train
+from equipoise.training import _trackers, make_plan, resume, run_trial, train
 from equipoise.training._trackers import Tracker, names_of_run, trackers, values_of
 
 Points = dict[str, list[tuple[int, float]]]  # name -> (step, value), in the order of their steps
@@ -143,6 +143,23 @@ def test_a_resumed_run_goes_on_in_the_same_curves(tiny_recipe: dict[str, Any], s
     assert len(list(run.tensorboard_folder.iterdir())) == 2
     assert [step for step, _ in told(run)["train/loss"]] == list(range(1, 19))
     assert_same(event_files(run.tensorboard_folder), told(run))
+
+
+def test_a_training_among_many_is_tracked_in_its_own_folder(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    plan = make_plan(recipes.load(short(tiny_recipe, "tensorboard")), tmp_path)
+    run_trial(plan, tmp_path / "runs" / "dao" / "seed-0")
+    run = Run(tmp_path / "runs" / "dao" / "seed-0")
+    assert_same(event_files(run.tensorboard_folder), told(run))
+
+
+def test_the_stock_way_stays_open_for_other_trackers(tiny_recipe: dict[str, Any]) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    settings = short(tiny_recipe)
+    settings["training"] |= {"keep_checkpoints": True, "arguments": {"report_to": ["tensorboard"]}}
+    run = train(settings, progress=False)
+    (folder,) = {path.parent for path in run.folder.rglob("events.out.tfevents*")}
+    assert {"train/polarity/loss", "eval/polarity_mse"} <= set(event_files(folder))
 
 
 def test_a_place_of_the_users_own(tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
