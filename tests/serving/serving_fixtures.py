@@ -38,4 +38,5 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple
     from equipoise.inference import load as real
 
     monkeypatch.setattr("equipoise.inference.load", load)
+    monkeypatch.setattr("equipoise.inference.own_memory", lambda model: None)
     return make

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -35,7 +36,9 @@ class FakeModel:
     """
 
     def __init__(self, text: Sequence[str] = ("text",), seconds_per_text: float = 0.0) -> None:
-        self.text, self.tasks, self.device = tuple(text), {}, "cpu"
+        self.text, self.device = tuple(text), "cpu"
+        task = SimpleNamespace(size=1, kind="regression", main_metric=("mse", "min"), to_dict=lambda: {"range": None})
+        self.tasks = {"length": task}
         self.batches: list[list[str]] = []
         self.threads: set[str] = set()
         self.gate, self.entered = threading.Event(), threading.Event()

@@ -289,7 +289,7 @@ def test_a_client_that_hangs_up_hurts_nobody(fake: Any) -> None:
 
 
 def test_names_of_runs(trained: eq.Run, fake: Any) -> None:
-    with pytest.raises(ServiceError, match="two runs are called 'reviews'. Give one another name: NAME="):
+    with pytest.raises(ServiceError, match=r"two runs are called 'reviews'\. Give one another name: NAME="):
         create_app([trained, trained.folder])
     with pytest.raises(ServiceError, match="cannot be called 'a/b'"):
         create_app({"a/b": trained})

@@ -9,6 +9,7 @@ from equipoise.inference._explain import explain
 from equipoise.inference._export import export_task
 from equipoise.inference._files import Counts, predict_file, predict_lines
 from equipoise.inference._many import FileResult, Scored, predict_files
+from equipoise.inference._memory import own_memory
 from equipoise.inference._predictor import Model, load
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "explain",
     "export_task",
     "load",
+    "own_memory",
     "predict_file",
     "predict_files",
     "predict_lines",

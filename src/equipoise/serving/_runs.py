@@ -157,13 +157,14 @@ class Runs:
             served.worker.join(10)
 
     def _load(self, name: str) -> Served:
-        from equipoise.inference import load
+        from equipoise.inference import load, own_memory
 
         folder = self._folders[name]
         try:
             model_folder, metrics = _find(folder)
             before = _signature(model_folder)
             model = load(model_folder, device=self._device)
+            own_memory(model)
             version = _version(model_folder)
             if _signature(model_folder) != before:
                 raise RunError(f"{folder} was written to while it was read. Load it again when it is finished")
