@@ -86,9 +86,9 @@ def table(
         first, *others = (text(cell) for cell in row)
         cells = "".join(f"<td{_class(kind)}>{cell}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
         body.append(f'<tr><th scope="row">{first}</th>{cells}</tr>')
-    label = html.escape(caption)
+    label, kind = html.escape(caption), "scroll wrapped" if wrapped else "scroll"
     return Html(
-        f'<div class="{"scroll wrapped" if wrapped else "scroll"}" role="region" tabindex="0" aria-label="{label}"><table><caption>{label}</caption>'
+        f'<div class="{kind}" role="region" tabindex="0" aria-label="{label}"><table><caption>{label}</caption>'
         f"<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -117,8 +117,15 @@ class Gallery:
         self.drawn: dict[str, dict[str, Any]] = {}
         self._views = 0
 
-    def views(self, views: Sequence[View], chips: Sequence[Arm] = ()) -> Html:
-        """Views of pictures, with a choice among them where there are several, and buttons for arms where given."""
+    def views(self, views: Sequence[View], chips: Sequence[Arm] = (), *, narrow: bool = False) -> Html:
+        """Views of pictures, with a choice among them where there are several, and buttons for arms where given.
+
+        Args:
+            views: what there is to see.
+            chips: arms that the reader shows and hides.
+            narrow: three pictures stand side by side where there is room, else two.
+        """
+        kind = "panels narrow" if narrow else "panels"
         self._views += 1
         name = f"v{self._views}"
         picker = ""
@@ -128,7 +135,7 @@ class Gallery:
             )
             picker = f'<label class="picker">Show <select data-views="{name}">{options}</select></label>'
         bodies = "".join(
-            f'<div class="view" id="{name}-{at}"{" hidden" if at else ""}><div class="panels">'
+            f'<div class="view" id="{name}-{at}"{" hidden" if at else ""}><div class="{kind}">'
             f"{''.join(self.figure(figure) for figure in view.figures)}</div></div>"
             for at, view in enumerate(views)
         )

@@ -42,14 +42,6 @@ def confusion_figure(task: TaskFacts, matrix: NDArray[np.int64], split: str) -> 
         [_cell(counts[i, j], shares[i, j], bool(held[i, 0]), two_lines=len(names) <= 6) for j in range(len(names))]
         for i in range(len(names))
     ]
-    hover = [
-        [
-            f"true <b>{readable(names[i])}</b>, predicted <b>{readable(names[j])}</b><br>{counts[i, j]:,} of "
-            f"{held[i, 0]:,} rows ({100 * shares[i, j]:.1f} %)"
-            for j in range(len(names))
-        ]
-        for i in range(len(names))
-    ]
     trace: dict[str, Any] = {
         "type": "heatmap",
         "x": labels,
@@ -59,8 +51,8 @@ def confusion_figure(task: TaskFacts, matrix: NDArray[np.int64], split: str) -> 
         "zmax": 1,
         "colorscale": [[0, "$heat0"], [1, "$heat+"]],
         "showscale": False,
-        "hovertext": hover,
-        "hoverinfo": "text",
+        "customdata": counts.tolist(),
+        "hovertemplate": "true <b>%{y}</b>, predicted <b>%{x}</b><br>%{customdata:,} rows, %{z:.1%} of its row<extra></extra>",
         "xgap": 2 if numbered else 1,
         "ygap": 2 if numbered else 1,
     }
@@ -70,10 +62,10 @@ def confusion_figure(task: TaskFacts, matrix: NDArray[np.int64], split: str) -> 
     side = 54 if numbered else 24
     return Figure(
         "What is taken for what",
-        _confusion_words(names, counts, shares, held, split, numbered) + more,
+        _confusion_words(task.classes or (), matrix, split, len(names)) + more,
         [trace],
         layout(
-            max(270, 110 + side * len(names)),
+            max(330, 110 + side * len(names)),
             axis("predicted", gridcolor="rgba(0,0,0,0)", type="category", tickfont=ink, side="bottom"),
             axis("true", gridcolor="rgba(0,0,0,0)", type="category", autorange="reversed", tickfont=ink),
         ),
@@ -102,28 +94,24 @@ def _folded(names: list[str], matrix: NDArray[np.int64]) -> tuple[list[str], NDA
 def _cell(count: int, share: float, known: bool, *, two_lines: bool) -> str:
     if not known:
         return ""
+    if not count:
+        return "0"
     return f"{count:,}<br>{100 * share:.0f} %" if two_lines else f"{100 * share:.0f}"
 
 
-def _confusion_words(
-    names: Sequence[str],
-    counts: NDArray[np.int64],
-    shares: NDArray[np.float64],
-    held: NDArray[np.int64],
-    split: str,
-    numbered: bool,
-) -> str:
+def _confusion_words(names: Sequence[str], matrix: NDArray[np.int64], split: str, drawn: int) -> str:
+    """`names` and `matrix`: of all classes; `drawn`: so many of them have a row of their own or share one."""
     words = f"A row holds the {split} rows of one true class; its cells say what they were taken for. "
-    if numbered:
-        words += (
-            "Numbers: rows, and their share of the row. " if len(names) <= 6 else "Numbers: share of the row in %. "
-        )
-    words += "The darker, the larger the share; the diagonal is right."
-    wrong = counts * (1 - np.eye(len(names), dtype=np.int64))
+    if drawn <= NUMBERED:
+        words += "Numbers: rows, and their share of the row. " if drawn <= 6 else "Numbers: share of the row in %. "
+    words += "The stronger the colour, the larger the share; the diagonal is right."
+    wrong = matrix * (1 - np.eye(len(names), dtype=np.int64))
     if wrong.any():
         i, j = divmod(int(wrong.argmax()), len(names))
-        words += f" Most frequent mistake: {names[i]} taken for {names[j]}, {wrong[i, j]:,} of {held[i, 0]:,} rows "
-        words += f"({100 * shares[i, j]:.0f} %)."
+        words += (
+            f" Most frequent mistake: {names[i]} taken for {names[j]}, {wrong[i, j]:,} of {matrix[i].sum():,} rows "
+        )
+        words += f"({100 * wrong[i, j] / matrix[i].sum():.0f} %)."
     return words
 
 
@@ -182,9 +170,11 @@ def class_figure(task: TaskFacts, values: Mapping[str, Any], train: Mapping[str,
         words,
         data,
         layout(
-            max(270, 100 + 26 * len(shown)),
+            max(330, 100 + 26 * len(shown)),
             axis("", range=[0, 1.03], tickformat=".1f"),
-            axis("", type="category", autorange="reversed", tickfont=ink, gridcolor="rgba(0,0,0,0)"),
+            axis(
+                "", type="category", autorange="reversed", tickfont=ink, gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5
+            ),
             bargap=0.35,
             **LEGEND,
         ),
@@ -215,13 +205,12 @@ def reliability_figure(confidence: NDArray[np.float64], correct: NDArray[np.bool
         for one in bins
     ]
     sure = "what it said of each class" if every_class else "the probability of the class it chose"
-    gap = "over-confident" if float(confidence.mean()) > float(correct.mean()) else "under-confident"
-    ece, expected = found["ece"], found["expected"]
-    words = f"Does 80 % mean four in five? Across: {sure}; up: how often that came true, with 95 % intervals. On the "
-    words += f"line they agree; below it the model is over-confident. Expected calibration error {ece:.3f} (15 bins of equal "
-    words += f"width, weighted by their {found['n']:,} answers); probabilities without fault would leave about {expected:.3f} "
-    words += f"on so few. On average it is {gap}: says {100 * confidence.mean():.1f} %, "
-    words += f"{100 * correct.mean():.1f} % came true. Below: how many answers were given with which probability."
+    said, came = 100 * float(confidence.mean()), 100 * float(correct.mean())
+    words = f"Across: {sure}; up: how often that came true, with 95 % intervals. Below the dashed line it is over-confident. "
+    words += f"Expected calibration error {found['ece']:.3f} (15 bins of equal width); probabilities without fault would leave "
+    words += f"about {found['expected']:.3f} on {found['n']:,} answers. It says {said:.1f} % on average, and {came:.1f} % came "
+    words += "true: "
+    words += f"{'over' if said > came else 'under'}-confident. The bars count the answers."
     x = rounded((one["confidence"] for one in bins), 4)
     data: list[dict[str, Any]] = [
         {
@@ -263,12 +252,12 @@ def reliability_figure(confidence: NDArray[np.float64], correct: NDArray[np.bool
         },
     ]
     shape = layout(
-        400,
+        350,
         axis("probability that was given", range=[-0.02, 1.02], tickformat=".0%", anchor="y2"),
         axis("share that came true", range=[-0.03, 1.05], tickformat=".0%", domain=[0.3, 1]),
         yaxis2=axis("answers", domain=[0, 0.2], nticks=3),
     )
-    return Figure("Do probabilities mean what they say?", words, data, shape, widest=620)
+    return Figure("Calibration", words, data, shape, widest=620)
 
 
 def distance_figure(true: NDArray[np.int64], predicted: NDArray[np.int64]) -> Figure | None:
@@ -338,9 +327,9 @@ def hits_figure(task: TaskFacts, true: NDArray[np.bool_], predicted: NDArray[np.
         words += f" Drawn are the {len(order)} most frequent of {len(names)} classes; the sums are over all."
     ink = {"size": 12, "color": "$ink"}
     shape = layout(
-        max(270, 100 + 24 * len(order)),
+        max(330, 100 + 24 * len(order)),
         axis("rows"),
-        axis("", type="category", autorange="reversed", tickfont=ink, gridcolor="rgba(0,0,0,0)"),
+        axis("", type="category", autorange="reversed", tickfont=ink, gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5),
         barmode="stack",
         bargap=0.3,
         **LEGEND,

@@ -37,7 +37,9 @@ def cost_section(facts: RunFacts) -> Html:
         ["parameters that trained", share],
         ["backward passes beside the usual one, a step", number(known.get("extra_backwards_per_step"), 2)],
     ]
-    return section(name, title, "", table(["what", "how much"], rows, "Measured by the run itself", words=2, wrapped=True))
+    return section(
+        name, title, "", table(["what", "how much"], rows, "Measured by the run itself", words=2, wrapped=True)
+    )
 
 
 def _device(known: Mapping[str, Any]) -> str:

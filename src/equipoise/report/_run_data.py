@@ -28,7 +28,7 @@ def data_section(facts: RunFacts, gallery: Gallery, *, beside_run: bool) -> Html
     """The section; `beside_run`: the page lies in the run folder, so that its files can be linked."""
     data: Mapping[str, Any] = facts.metrics.get("data") or {}
     splits: Mapping[str, Any] = data.get("splits") or {}
-    lead = "Every row that was read is either in a split below or counted among those that could not be used."
+    lead = "What was read, what was left out and why, and how the labels are spread over the splits."
     if not splits:
         return section("data", "What it learned from", "", paragraph("This run keeps no record of its data."))
     parts = [paragraph(_rows_read(data)), _splits_table(facts, splits), *_rejected(data, beside_run), *_leaks(data)]
@@ -86,10 +86,10 @@ def _rejected(data: Mapping[str, Any], beside_run: bool) -> list[Html]:
     kinds = [(split, one) for split, found in (data.get("rejected") or {}).items() for one in found]
     if not kinds:
         return []
-    rows = [[split, number(one["count"], 0), str(one["reason"]), str(one["example"])] for split, one in kinds]
+    rows = [[split, str(one["reason"]), str(one["example"]), number(one["count"], 0)] for split, one in kinds]
     file = Html('<a href="rejected.jsonl">rejected.jsonl</a>') if beside_run else text("rejected.jsonl")
     return [
-        table(["split", "rows", "reason", "the first of them"], rows, "Rows that were left out", words=4, wrapped=True),
+        table(["split", "reason", "the first of them", "rows"], rows, "Rows that were left out", words=3, wrapped=True),
         Html(f'<p class="note">Each of them stands in {file} with its file, line, reason and cells.</p>'),
     ]
 
@@ -178,7 +178,9 @@ def _classes(task: TaskFacts, counts: Mapping[str, Mapping[str, int]], sizes: Ma
         layout(
             height,
             axis("share of rows", ticksuffix=" %", rangemode="tozero"),
-            axis("", type="category", autorange="reversed", tickfont=ink, gridcolor="rgba(0,0,0,0)"),
+            axis(
+                "", type="category", autorange="reversed", tickfont=ink, gridcolor="rgba(0,0,0,0)", ticklabelstandoff=5
+            ),
             barmode="group",
             bargap=0.3,
             bargroupgap=0.1,
@@ -231,7 +233,7 @@ def _histogram(task: TaskFacts, found: Mapping[str, Any]) -> Figure:
 
 
 def _spans(intervals: Sequence[Sequence[float]]) -> str:
-    named = [f"{low:.3g} to {high:.3g}" for low, high in intervals[:3]]
+    named = [f"{low:.3g} to {high:.3g}".replace("-", "−") for low, high in intervals[:3]]
     return " and ".join(named) + (f" and {len(intervals) - 3} more places" if len(intervals) > 3 else "")
 
 

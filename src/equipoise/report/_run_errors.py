@@ -17,7 +17,7 @@ from equipoise.report._run_facts import RunFacts, TaskFacts
 __all__ = ["errors_section", "largest_errors", "worst_positions"]
 
 #: Rows of each task whose texts are kept, and those that stand open on the page; the others unfold.
-KEPT, OPENED = 10, 5
+KEPT, OPENED = 10, 6
 #: Of so many tasks, the errors stand open.
 TASKS_OPENED = 4
 TINY = 1e-12
@@ -99,8 +99,7 @@ def _sets(task: TaskFacts, true: NDArray[np.bool_], predicted: NDArray[np.bool_]
     def named(which: NDArray[np.bool_]) -> str:
         return ", ".join(task.classes[k] for k in np.flatnonzero(which)) if which.any() and task.classes else "none"
 
-    parts = {"missed": true & ~predicted, "wrongly said": predicted & ~true, "rightly found": true & predicted}
-    return "; ".join(f"{words}: {named(which)}" for words, which in parts.items())
+    return f"true {named(true)}; predicted {named(predicted)}"
 
 
 def errors_section(facts: RunFacts) -> Html:
@@ -126,9 +125,9 @@ def errors_section(facts: RunFacts) -> Html:
             continue
         wrong = _how_many(task, rows)
         items = [_item(facts, rows.iloc[at], words) for at, words in found]
-        inside = [Html(f'<ol class="errors">{"".join(items[:OPENED])}</ol>')]
+        inside = [Html(f'<ul class="errors">{"".join(items[:OPENED])}</ul>')]
         if items[OPENED:]:
-            more = f'<ol class="errors" start="{OPENED + 1}">{"".join(items[OPENED:])}</ol>'
+            more = f'<ul class="errors">{"".join(items[OPENED:])}</ul>'
             inside.append(details(f"{len(items) - OPENED} more", Html(more)))
         head = f'<b>{text(task.name)}</b> <span class="note">{text(wrong)}</span>'
         opened = " open" if position < TASKS_OPENED else ""

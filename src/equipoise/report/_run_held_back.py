@@ -117,20 +117,20 @@ def _longest(steps: Sequence[int], there: Sequence[bool]) -> tuple[int, int] | N
 
 
 def balance_words(found: Sequence[Weighed], method: str) -> list[str]:
-    """A sentence for each task that was held back or pushed; one sentence where none was."""
+    """A sentence for each task that was held back or pushed, the farthest from its fair share first; one where none was."""
+    told = sorted(
+        (one for one in found if one.held or one.pushed), key=lambda one: -max(one.share, 1 / max(one.share, 1e-9))
+    )
+    loudest = next((one for one in told if one.pushed), None)
     said = []
-    for one in sorted(found, key=lambda one: one.share):
-        if one.held:
-            said.append(
-                f"{one.task} was held back: its weight was below {HELD} of a fair share in {_percent(one.below)} of the logged "
-                f"steps (median {one.share:.2f}){_when(one)}{_why(one, method, held=True)}"
-            )
-    for one in sorted(found, key=lambda one: -one.share):
-        if one.pushed:
-            said.append(
-                f"{one.task} was pushed: its weight was above {PUSHED} of a fair share in {_percent(one.above)} of the logged "
-                f"steps (median {one.share:.2f}){_when(one)}{_why(one, method, held=False)}"
-            )
+    for one in told:
+        verb, side, limit, share = (
+            ("held back", "below", HELD, one.below) if one.held else ("pushed", "above", PUSHED, one.above)
+        )
+        said.append(
+            f"{one.task} was {verb}: its weight was {side} {limit} of a fair share in {_percent(share)} of the logged steps "
+            f"(median {one.share:.2f}){_when(one)}{_why(one, method, loudest)}"
+        )
     if not said and len(found) > 1:
         said.append("No task was held back or pushed for most of the training.")
     return said
@@ -140,17 +140,18 @@ def _when(one: Weighed) -> str:
     return "" if one.span is None else f", longest from step {one.span[0]:,} to {one.span[1]:,}"
 
 
-def _why(one: Weighed, method: str, *, held: bool) -> str:
+def _why(one: Weighed, method: str, pushed: Weighed | None) -> str:
     ratio = one.norm_ratio
     if ratio is None:
         return f". Why is not in the history: {method} measures no gradient norms."
-    if held and ratio >= LOUDER:
+    if one.held and ratio >= LOUDER:
         return f", because its gradient was {_times(ratio)} the others', and would have drowned them."
-    if not held and ratio <= 1 / LOUDER:
+    if not one.held and ratio <= 1 / LOUDER:
         return f", because its gradient was only {_times(ratio)} the others', and would have been drowned by them."
-    return (
-        f". Its gradient was {_times(ratio)} the others', which doesn't explain it: {method} weighs by something else."
-    )
+    said = f". Its gradient was {_times(ratio)} the others', which doesn't explain it"
+    if one.held and pushed is not None:
+        return f"{said}; but shares are of one whole, and {pushed.task} was pushed."
+    return f"{said}: {method} weighs by something else."
 
 
 def conflict_words(steps: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -25,6 +25,10 @@ WIDE = 8
 PAIRS = 6
 #: So many validation pictures stand beside each other; of more the reader chooses.
 TOGETHER = 6
+#: So many sentences stand open.
+SAID = 6
+#: Of more tasks than this, lines have no bands: they would cover each other.
+BANDED = 4
 QUANTITIES = {
     "loss": ("Training loss", "Loss of each task in the last batch of a logged step."),
     "weight": (
@@ -51,7 +55,9 @@ def balance_section(facts: RunFacts, gallery: Gallery) -> Html:
     )
     said += conflict_words(steps)
     said += [f"Step {one['step']:,}: {one['note']}" for one in facts.history if isinstance(one.get("note"), str)]
-    parts: list[Html] = [listing(said)]
+    parts: list[Html] = [listing(said[:SAID])]
+    if said[SAID:]:
+        parts.append(details(f"{len(said) - SAID} more", listing(said[SAID:])))
     if len(tasks) > 1:
         parts.append(details("The rule behind it", paragraph(RULE)))
     series = series_of(tasks, "t")
@@ -63,22 +69,27 @@ def balance_section(facts: RunFacts, gallery: Gallery) -> Html:
     if figures:
         if len(series) > 1:
             parts.append(choices(series, "Tasks to show", "chips legend"))
-        parts.append(gallery.views([View("", figures)]))
+        parts.append(gallery.views([View("", figures)], narrow=True))
     best = (facts.metrics.get("training") or {}).get("best_step")
     if evaluations:
         parts.append(Html("<h3>On validation, while it trained</h3>"))
-        parts.append(gallery.views(_validation(evaluations, facts.tasks, series, best)))
+        parts.append(gallery.views(_validation(evaluations, facts.tasks, series, best), narrow=_three(len(tasks))))
     else:
         parts.append(
             paragraph("There is no validation split, so nothing was judged on the way and the last weights were kept.")
         )
     if views := _cosines(steps, tasks):
         parts.append(Html("<h3>Do their gradients agree?</h3>"))
-        parts.append(gallery.views(views))
+        parts.append(gallery.views(views, narrow=len(views) == 1 and _three(len(views[0].figures))))
     elif len(tasks) > 1:
         parts.append(paragraph(f"Angles between the tasks' gradients are not known: {method} does not measure them."))
     lead = f"Balanced by {method}. A line is coloured by task in all pictures of this part."
     return section(name, title, lead, *parts)
+
+
+def _three(figures: int) -> bool:
+    """Whether so many pictures look better three in a row than two."""
+    return figures == 3 or figures > 4
 
 
 def _quantity(
@@ -93,17 +104,27 @@ def _quantity(
     joined = max(found["joined"] for _, found in curves.values())
     if key == "weight" and all(max(found["mean"]) - min(found["mean"]) < 1e-6 for _, found in curves.values()):
         words += f" {method} kept them constant."
+    banded = len(curves) <= BANDED
     if joined > 1:
-        words += f" A point is the mean of {joined} logged steps, its band their least and greatest."
+        words += (
+            f" A point is the mean of {joined} logged steps{', its band their least and greatest' if banded else ''}."
+        )
     if logarithmic:
         words += " Logarithmic scale."
-    y = (
-        {"type": "log", "dtick": "D1" if max(values) / min(values) < 30 else 1}
-        if logarithmic
-        else {"rangemode": "tozero"}
-    )
+    y = _log_axis(min(values), max(values)) if logarithmic else {"rangemode": "tozero"}
     data = [line(one, x, found, places) for one, (x, found) in curves.items()]
+    if not banded:
+        for trace in data:
+            trace.pop("band", None)
     return Figure(label, words, data, layout(300, axis("step", rangemode="tozero"), axis("", **y)))
+
+
+def _log_axis(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with few ticks that say their value: 1, 2, 5 of each decade, or the decades alone where many."""
+    steps = (1, 2, 5) if high / low < 100 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return {"type": "log", "tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:,.6g}" for tick in ticks]}
 
 
 def _value(line: Mapping[str, Any], task: str, key: str) -> Any:

@@ -21,30 +21,17 @@ from equipoise.report._run_classes import (
 from equipoise.report._run_data import LEGEND
 from equipoise.report._run_facts import RunFacts, TaskFacts
 from equipoise.report._run_scores import error_figure, region_figure, scatter_figure
-from equipoise.report._run_verdict import BASELINES, Standing
+from equipoise.report._run_verdict import BASELINES, Standing, named
 from equipoise.report._series import shortened
 
 __all__ = ["results_section"]
 
 #: So many tasks stand open; further ones unfold.
 OPENED = 4
+#: Up to so many classes, a confusion matrix has room beside two other pictures.
+FEW_CLASSES = 6
 #: Rows of all tables of classes together, and of one of them.
 TABLE_ROWS, TABLE_EACH = 1200, 200
-NAMES = {
-    "mse": "mean squared error",
-    "mae": "mean absolute error",
-    "r2": "R²",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-    "ccc": "concordance (CCC)",
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "micro_f1": "micro F1",
-    "mcc": "Matthews correlation",
-    "quadratic_kappa": "quadratic kappa",
-    "average_precision": "average precision",
-    "subset_accuracy": "all classes right",
-}
 MARKS = {"better": "▲", "worse": "▼", "same": "•"}
 SPOKEN = {"better": "better than this", "worse": "worse than this", "same": "not told apart from this"}
 
@@ -76,8 +63,11 @@ def results_section(facts: RunFacts, standings: Sequence[Standing], gallery: Gal
 
 def _unfolding(one: Standing, inside: Sequence[Html], *, opened: bool) -> Html:
     """A task's part, with its main figure in the line that unfolds it."""
-    places = decimals([one.value])
-    value = f"{one.task.main} {number(one.value, places)}" if one.value is not None else "no value"
+    value = (
+        f"{named(one.task.main, one.task.kind)} {number(one.value, one.places)}"
+        if one.value is not None
+        else "no value"
+    )
     head = f'<b>{text(one.task.name)}</b> <span class="note">{text(one.task.kind)}, {text(value)}, {one.rows:,} rows</span>'
     return Html(
         f'<details class="task"{" open" if opened else ""}><summary>{head}</summary>{"".join(inside)}</details>'
@@ -95,7 +85,7 @@ def _overview(standings: Sequence[Standing]) -> Figure | None:
     ends = [sorted(one.skill(end) or 0.0 for end in one.interval) if one.interval else None for one in known]
     rivals = [one.skill(one.baselines.get("tfidf")) for one in known]
     hover = [
-        f"<b>{readable(one.task.name)}</b><br>{one.task.main} {number(one.value, 4)}"
+        f"<b>{readable(one.task.name)}</b><br>{named(one.task.main, one.task.kind)} {number(one.value, 4)}"
         + "".join(f"<br>{BASELINES[key][0]} {number(value, 4)}" for key, value in one.baselines.items())
         for one in known
     ]
@@ -172,7 +162,9 @@ def _task(facts: RunFacts, one: Standing, gallery: Gallery, room: int) -> tuple[
         )
     figures = _figures(facts, task, values, rows, split)
     if figures:
-        parts.append(gallery.views([View("", figures)]))
+        parts.append(
+            gallery.views([View("", figures)], narrow=len(figures) == 3 and len(task.classes or ()) <= FEW_CLASSES)
+        )
     elif rows is not None:
         parts.append(paragraph(f"No picture is made for tasks of kind {task.kind}."))
     others = [_metrics(facts, task, name, None) for name in facts.splits[1:] if facts.values(task.name, name)]
@@ -242,11 +234,11 @@ def _metrics(facts: RunFacts, task: TaskFacts, split: str, one: Standing | None)
                 )
             cells.append(cell)
         direction = {"min": "lower", "max": "higher"}.get(task.directions.get(name, ""), MISSING)
-        rows.append([NAMES.get(name, name), ours, *cells, direction])
+        rows.append([named(name, task.kind), ours, *cells, direction])
     fitted = rivals.get("fitted_on")
     head = ["metric", "this model", *(BASELINES[key][0] for key in BASELINES), "better is"]
     caption = f"{task.name} on {split}, {values.get('n', 0):,} rows"
-    return table(head, rows, caption + (f"; TF-IDF was fitted on {fitted:,} training rows" if fitted else ""))
+    return table(head, rows, caption + (f"; TF-IDF fitted on {fitted:,}" if fitted else ""))
 
 
 def _classes_table(facts: RunFacts, task: TaskFacts, values: Mapping[str, Any], room: int) -> tuple[Html | None, int]:

@@ -12,7 +12,6 @@ from equipoise.evaluation._measurements import Rows
 from equipoise.evaluation._regions import REGIONS, ScoreRegions, errors_by_region
 from equipoise.report._figures import Figure, axis, layout, readable, rounded
 from equipoise.report._numbers import decimals, number
-from equipoise.report._run_data import LEGEND
 from equipoise.report._run_facts import TaskFacts
 
 __all__ = ["error_figure", "region_figure", "scatter_figure"]
@@ -80,7 +79,7 @@ def scatter_figure(
         flat = np.polyfit(true, predicted, 1)[0] if np.ptp(true) > 0 else 1.0
         if flat < 0.8:
             words += f" A slope of {flat:.2f} says that it keeps to the middle of the scale."
-    shape = layout(400, axis(f"true {readable(task.name)}", range=ends), axis("predicted", range=ends), **LEGEND)
+    shape = layout(360, axis(f"true {readable(task.name)}", range=ends), axis("predicted", range=ends))
     return Figure("Predicted against true", words + more, data, shape, widest=620)
 
 
@@ -135,7 +134,7 @@ def error_figure(task: TaskFacts, true: NDArray[np.float64], predicted: NDArray[
         "yref": "paper",
         "line": {"color": "$ink", "width": 1.2},
     }
-    shape = layout(300, axis("predicted minus true"), axis("rows"), shapes=[zero], bargap=0)
+    shape = layout(330, axis("predicted minus true"), axis("rows"), shapes=[zero], bargap=0)
     return Figure("How large the errors are", words, data, shape, widest=620)
 
 
@@ -176,9 +175,9 @@ def region_figure(
         words += f" Here rare scores are {by_name['rare'] / by_name['dense']:.1f} times as far off as dense ones."
     ink = {"size": 12.5, "color": "$ink"}
     shape = layout(
-        300, axis("", type="category", tickfont=ink), axis("mean absolute error", rangemode="tozero"), bargap=0.45
+        330, axis("", type="category", tickfont=ink), axis("mean absolute error", rangemode="tozero"), bargap=0.45
     )
-    return Figure("Errors where examples were few", words, data, shape, widest=620)
+    return Figure("Common and rare scores", words, data, shape, widest=620)
 
 
 def _half(errors: NDArray[np.float64]) -> float:

@@ -10,10 +10,26 @@ from equipoise.report._numbers import decimals, number
 from equipoise.report._run_arrays import DRAWS, interval_over_rows
 from equipoise.report._run_facts import RunFacts, TaskFacts
 
-__all__ = ["BASELINES", "RULE", "Standing", "headline", "sentence", "standing"]
+__all__ = ["BASELINES", "RULE", "Standing", "headline", "named", "sentence", "standing"]
 
 #: In the order of the page; the words for a table and for a sentence.
 BASELINES = {"tfidf": ("TF-IDF + linear", "TF-IDF"), "constant": ("constant", "the constant")}
+#: Metrics in words.
+NAMES = {
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
+    "r2": "R²",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "ccc": "concordance (CCC)",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
+    "mcc": "Matthews correlation",
+    "quadratic_kappa": "quadratic kappa",
+    "average_precision": "average precision",
+    "subset_accuracy": "all classes right",
+}
 RULE = (
     "Each task is judged by its main metric on the test split (validation where there is no test split). The constant always "
     "says the mean or the most frequent class of the training labels; TF-IDF is a linear model on words and pairs of words. "
@@ -48,6 +64,12 @@ class Standing:
     def lower(self) -> bool:
         """Whether less of the metric is better."""
         return self.task.directions[self.task.main] == "min"
+
+    @property
+    def places(self) -> int:
+        """Decimals that the interval supports."""
+        spread = [] if self.interval is None else [(self.interval[1] - self.interval[0]) / 2]
+        return decimals([self.value, *self.baselines.values()], spread)
 
     @property
     def ahead(self) -> bool:
@@ -89,6 +111,13 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
+def named(metric: str, kind: str) -> str:
+    """A metric of a task of some kind in words."""
+    if (metric, kind) == ("mae", "ordinal"):
+        return "mean error in ranks"
+    return NAMES.get(metric, metric)
+
+
 def headline(facts: RunFacts, standings: Sequence[Standing]) -> str:
     """One sentence: what was trained on what, and whether it beats its baselines."""
     train = ((facts.metrics.get("data") or {}).get("splits") or {}).get("train") or {}
@@ -114,21 +143,21 @@ def headline(facts: RunFacts, standings: Sequence[Standing]) -> str:
 def _caution(facts: RunFacts) -> str:
     if facts.judged != "train":
         return ""
-    return " But there is no validation and no test split: it was judged on the very rows that it was trained on."
+    return " Mind that there is no validation and no test split: it was judged on the very rows that it was trained on."
 
 
 def sentence(one: Standing) -> str:
     """What the verdict says of one task."""
     if one.value is None:
-        return f"{one.task.name}: {one.task.main} has no meaning on {one.rows:,} rows."
-    places = decimals([one.value, *one.baselines.values()])
+        return f"{one.task.name}: {named(one.task.main, one.task.kind)} has no meaning on {one.rows:,} rows."
+    places = one.places
     span = (
         f" (95 % interval {number(one.interval[0], places)} to {number(one.interval[1], places)})"
         if one.interval
         else ""
     )
     rivals = [f"{number(one.baselines[key], places)} for {BASELINES[key][1]}" for key in one.baselines]
-    text = f"{one.task.name}: {one.task.main} {number(one.value, places)}{span}"
+    text = f"{one.task.name}: {named(one.task.main, one.task.kind)} {number(one.value, places)}{span}"
     text += f" against {' and '.join(rivals)}; {'lower' if one.lower else 'higher'} is better. " if rivals else ". "
     return text + _words(one)
 

@@ -46,7 +46,7 @@
     const known = x.map((_, at) => at).filter((at) => band.low[at] !== null && band.high[at] !== null);
     const back = [...known].reverse();
     return {
-      type: "scatter", mode: "lines", meta, line: { width: 0 }, fill: "toself", fillcolor: band.color, hoverinfo: "skip",
+      type: "scatter", mode: "lines", meta, showlegend: false, line: { width: 0 }, fill: "toself", fillcolor: band.color, hoverinfo: "skip",
       x: [...known, ...back].map((at) => x[at]),
       y: [...known.map((at) => band.high[at]), ...back.map((at) => band.low[at])],
     };
