@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from equipoise.comparison import Comparison, compare
     from equipoise.errors import BalanceError, DataError, EquipoiseError, RecipeError, RunError, ServiceError
-    from equipoise.inference import Model, evaluate_file, load, predict_file
+    from equipoise.inference import Model, evaluate_file, load, predict_file, predict_files
     from equipoise.recipe import Recipe
+    from equipoise.report import write_card, write_report
     from equipoise.runs import Run
     from equipoise.serving import serve
+    from equipoise.sharing import push
     from equipoise.training import resume, train
 
 __version__ = "0.1.0"
@@ -41,9 +43,13 @@ _HOMES = {
     "evaluate_file": "equipoise.inference",
     "load": "equipoise.inference",
     "predict_file": "equipoise.inference",
+    "predict_files": "equipoise.inference",
+    "push": "equipoise.sharing",
     "resume": "equipoise.training",
     "serve": "equipoise.serving",
     "train": "equipoise.training",
+    "write_card": "equipoise.report",
+    "write_report": "equipoise.report",
 }
 
 __all__ = [
@@ -62,9 +68,13 @@ __all__ = [
     "evaluate_file",
     "load",
     "predict_file",
+    "predict_files",
+    "push",
     "resume",
     "serve",
     "train",
+    "write_card",
+    "write_report",
 ]
 
 

@@ -243,3 +243,19 @@ def test_what_the_card_says_of_raw_outputs_is_true(run: eq.Run) -> None:
     outputs = np.array([raw[f"band/bin{k}"] for k in (1, 2, 3)])
     shares = np.exp(outputs) / np.exp(outputs).sum()
     assert shares == pytest.approx(found[[f"band/bin{k}" for k in (1, 2, 3)]].to_numpy()[0], abs=1e-4)
+
+
+def test_a_run_outlives_its_card(
+    tiny_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from equipoise.training import _pages
+
+    def broken(run: eq.Run) -> None:
+        raise ValueError("a bug\nof ours")
+
+    monkeypatch.setattr(_pages, "write_card", broken)
+    run = train(tiny_recipe, overrides=["training.max_steps=1"])
+    assert run.metrics_file.exists()
+    assert run.report_file.exists()
+    assert not run.checkpoint_folder.exists()
+    assert "README.md was not written (ValueError: a bug). The run is whole; try again: " in capsys.readouterr().out

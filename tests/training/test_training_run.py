@@ -26,7 +26,8 @@ from equipoise.training import resume, train
 def test_a_run_writes_everything_that_the_design_promises(tiny_recipe: dict[str, Any]) -> None:
     run = train(tiny_recipe, progress=False)
     names = {path.name for path in run.folder.iterdir()}
-    assert names == {"recipe.yaml", "model", "metrics.json", "history.jsonl", "predictions", "rejected.jsonl"}
+    written = {"recipe.yaml", "model", "metrics.json", "history.jsonl", "predictions", "rejected.jsonl"}
+    assert names == written | {"report.html", "README.md"}
     assert not [p for p in run.folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".tmp"}]
 
     metrics = run.metrics
