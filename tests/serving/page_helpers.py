@@ -66,7 +66,7 @@ class Visit:
         self.complaints: list[str] = []
         self.requested: list[str] = []
         self.context: BrowserContext = browser.new_context(accept_downloads=True, **settings)
-        self.context.set_default_timeout(60_000)
+        self.context.set_default_timeout(20_000)
         if init:
             self.context.add_init_script(init)
         self.page: Page = self.context.new_page()
@@ -113,8 +113,8 @@ class Visit:
         """Closes the page; fails if it complained or asked elsewhere."""
         asked = [url for url in self.requested if not url.startswith((self.url, "data:image/svg", f"blob:{self.url}"))]
         self.context.close()
-        assert self.complaints == []
-        assert asked == []
+        assert not self.complaints, self.complaints
+        assert not asked, asked
 
 
 #: Contrast of every visible text with what is behind it, as (ratio, text), the least first.

@@ -381,7 +381,7 @@
   function choose() {
     const run = info.runs.find(({ name }) => name === $("run").value) ?? info.runs[0];
     const others = info.runs.filter((one) => one !== run && one.text.length === run.text.length);
-    const before = $("other").value, kept = written();
+    const before = $("other").value, drafts = written();
     $("other").replaceChildren();
     add($("other"), "option", { value: "" }, "nothing");
     for (const { name } of others) add($("other"), "option", { value: `=${name}` }, name);
@@ -398,7 +398,7 @@
       const title = same ? label.firstElementChild : add(label, "span", { class: "field" });
       title.textContent = run.text.length > 1 ? name : "Your text";
       const box = same ? boxes()[at] : add(label, "textarea", { rows: run.text.length > 1 && at ? 1 : 3, dir: "auto", spellcheck: "false" });
-      if (!same) box.value = kept[at] ?? "";
+      if (!same) box.value = drafts[at] ?? "";
     });
     boxes()[0].placeholder = "Type or paste a text";
     const count = plural(run.tasks.length, "task");
