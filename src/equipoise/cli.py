@@ -5,7 +5,6 @@ Heavy imports happen inside the commands, so that `equipoise --help` answers at 
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -16,6 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise._cli_compare import compare
+from equipoise._cli_export import export
+from equipoise._cli_explain import explain
+from equipoise._cli_predict import predict
+from equipoise._cli_push import push
+from equipoise._cli_report import report
 from equipoise._cli_serve import serve
 from equipoise.errors import BalanceError, EquipoiseError, RecipeError
 
@@ -152,7 +156,10 @@ def train(
 
 
 app.command()(compare)
+app.command()(report)
 app.command()(serve)
+app.command()(push)
+app.command()(explain)
 
 
 def _print_run(run: Any) -> None:
@@ -178,7 +185,7 @@ def evaluate(
     from equipoise.inference import evaluate_file, load
     from equipoise.report import evaluation_table
 
-    found = evaluate_file(load(run), data)
+    found = evaluate_file(load(run, precision="fp32"), data)  # as metrics.json was measured
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -191,44 +198,10 @@ def evaluate(
         )
 
 
-@app.command()
-def predict(
-    run: RunArgument,
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A table, or - for one text a line on standard input.")
-    ],
-    output: Annotated[
-        str, typer.Option("-o", "--output", help="csv, tsv, jsonl or parquet; - writes jsonl to standard output.")
-    ] = "-",
-) -> None:
-    """Predict every row of a table: its order and columns are kept, prediction columns added.
-
-    Example: equipoise predict runs/reviews new.csv -o scored.csv
-
-    Example: head -5 texts.txt | equipoise predict runs/reviews -
-    """
-    from equipoise.inference import load, predict_file, predict_lines
-
-    model = load(run)
-    lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape") if source == "-" else None
-    counts = predict_lines(model, lines, output) if lines is not None else predict_file(model, source, output)
-    bad = f", {counts.bad} of them not predicted (see the column 'error')" if counts.bad else ""
-    typer.echo(
-        f"{counts.rows} row{'s' * (counts.rows != 1)}{bad}" + ("" if output == "-" else f" -> {output}"), err=True
-    )
+app.command()(predict)
 
 
-@app.command()
-def export(
-    run: RunArgument,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
-    task: Annotated[str, typer.Option("--task", help="The task to cut out as a stock checkpoint of its own.")],
-) -> None:
-    """Cut one task out of a run as a stock AutoModelForSequenceClassification folder."""
-    from equipoise.inference import export_task
-
-    export_task(run, task, output)
-    typer.echo(f"wrote {output}", err=True)
+app.command()(export)
 
 
 @app.command()

@@ -16,6 +16,8 @@ def own_memory(model: Model) -> None:
     whoever cuts it off ends the process (SIGBUS). What runs for long must not hang on that.
     """
     network = model._loaded.model
+    if network is None:  # an ONNX session has read its file
+        return
     for tensor in chain(network.parameters(), network.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()

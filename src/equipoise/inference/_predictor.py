@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from equipoise.data import Collator
-from equipoise.errors import DataError, RunError
-from equipoise.models import LoadedModel, forward_all, load_model, slices
+from equipoise.errors import DataError, RecipeError, RunError
+from equipoise.inference._engine import Engine, TorchEngine
+from equipoise.inference._onnx import ONNX_FILE, OnnxEngine
+from equipoise.models import SIDECAR, LoadedModel, Sidecar, load_backbone, load_model, pick_device, run_batches, slices
 from equipoise.runs import Run
 from equipoise.tasks import Task
 
@@ -24,25 +27,52 @@ class Model:
     """Predicts every task's value for texts; made by `equipoise.load`.
 
     Args:
-        loaded: a saved model in memory.
+        loaded: a saved model in memory; it belongs to this one from here on.
         device: where it runs; None = a GPU if there is one.
-        max_tokens: of one batch, padding included: more is faster until memory ends.
+        precision: `fp32`; `bf16`; `auto`, bf16 where the hardware has it.
+        max_tokens: of one batch, padding included; None is what suits the device.
+        engine: what computes in place of `loaded.model`.
+        exact: loads the model in float32, for what needs gradients; None where `loaded` is it.
 
     Attributes:
         tasks: name -> task.
         text: the names of the text column, or of the two of a pair.
+        device: where it runs.
+        precision: `fp32`, `bf16` or `int8`.
+        max_tokens: of one batch.
     """
 
     def __init__(
-        self, loaded: LoadedModel, *, device: str | torch.device | None = None, max_tokens: int = 8192
+        self,
+        loaded: LoadedModel,
+        *,
+        device: str | torch.device | None = None,
+        precision: str = "fp32",
+        max_tokens: int | None = None,
+        engine: Engine | None = None,
+        exact: Callable[[], LoadedModel] | None = None,
     ) -> None:
-        self._loaded, self._max_tokens = loaded, max_tokens
+        self._loaded, self._exact = loaded, exact
         self.tasks: Mapping[str, Task] = loaded.sidecar.tasks
         self.text: tuple[str, ...] = loaded.sidecar.text
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._loaded.model.to(self.device)
+        self._engine: Engine = engine or TorchEngine(
+            loaded.model, torch.device(device) if device is not None else pick_device(), precision
+        )
+        self.device, self.precision = self._engine.device, self._engine.precision
+        self.max_tokens = max_tokens or self._engine.max_tokens
         self._slices = slices(self.tasks)
         self._collate = Collator(loaded.tokenizer, {})
+
+    def exact(self) -> LoadedModel:
+        """The model with float32 weights, for what needs gradients. Where this one has others, it is loaded when first asked.
+
+        Raises:
+            RunError: it is not there any more, or there never were weights (an ONNX folder).
+        """
+        if self._exact is not None:
+            self._loaded, self._exact = self._exact(), None
+            self._loaded.model.to(self.device)
+        return self._loaded
 
     def predict(self, texts: Sequence[str] | Sequence[Sequence[str]] | pd.DataFrame) -> pd.DataFrame:
         """Predicts all tasks.
@@ -78,7 +108,9 @@ class Model:
             for i in range(len(texts))
         ]
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        return forward_all(self._loaded.model, rows, lengths, self._collate, max_tokens=self._max_tokens)
+        found = run_batches(self._engine.compute, rows, lengths, self._collate, max_tokens=self.max_tokens)
+        assert found is not None  # there is a text
+        return found
 
     def read(self, outputs: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Prediction columns of raw outputs `[n, outputs]`."""
@@ -138,20 +170,61 @@ class Model:
         return columns, index
 
 
-def load(run: Run | str | Path, *, device: str | torch.device | None = None) -> Model:
-    """Loads a trained run, or a model folder alone, for prediction.
+def load(
+    run: Run | str | Path,
+    *,
+    device: str | torch.device | None = None,
+    precision: str = "auto",
+    max_tokens: int | None = None,
+    threads: int | None = None,
+) -> Model:
+    """Loads a trained run, a model folder alone, or an ONNX export of one, for prediction.
 
     Args:
-        run: a run, its folder, or its `model` folder.
-        device: where it runs; None = a GPU if there is one.
+        run: a run, its folder, its `model` folder, or a folder that `equipoise export --format onnx` wrote.
+        device: where it runs; None = a GPU if there is one. ONNX exports run on the processor.
+        precision: `fp32`; `bf16`; `auto`, bf16 where the hardware multiplies it. `metrics.json` was measured in float32;
+            bf16 changes the last digits. An ONNX export has the precision that it was written in.
+        max_tokens: of one batch, padding included; None is what suits the device.
+        threads: processor threads of an ONNX export; None is what torch has.
 
     Raises:
         RunError: there is no such run, it is not finished, or it is damaged.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
-    if not (folder / "multitask.json").is_file():
+    if not (folder / SIDECAR).is_file():
         folder = Run.open(folder).model_folder
     try:
-        return Model(load_model(folder), device=device)
+        if (folder / ONNX_FILE).is_file():
+            return _load_onnx(folder, precision, device, max_tokens, threads)
+        return Model(
+            load_model(folder),
+            device=device,
+            precision=precision,
+            max_tokens=max_tokens,
+            exact=partial(load_model, folder),
+        )
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error}") from error
+
+
+def _load_onnx(
+    folder: Path, precision: str, device: str | torch.device | None, max_tokens: int | None, threads: int | None
+) -> Model:
+    engine = OnnxEngine(folder, threads=threads)
+    if precision not in ("auto", engine.precision):
+        raise RunError(
+            f"{folder} is an ONNX export in {engine.precision}, found precision '{precision}'. Leave it auto"
+        )
+    if device is not None and torch.device(device).type != "cpu":
+        raise RunError(f"{folder} is an ONNX export, which runs on the processor here, found device '{device}'")
+    try:
+        tokenizer = load_backbone(str(folder.resolve())).tokenizer
+    except RecipeError as error:
+        raise RunError(f"{folder}: {error}") from error
+    loaded = LoadedModel(model=None, tokenizer=tokenizer, sidecar=Sidecar.read(folder))
+
+    def exact() -> LoadedModel:
+        raise RunError(f"{folder} is an ONNX export, which has no gradients. Use the run that it was made of")
+
+    return Model(loaded, max_tokens=max_tokens, engine=engine, exact=exact)

@@ -9,7 +9,8 @@ may exist once a task (`_private.py`): what is shared below them still runs once
 from equipoise.models._adapter import modules_to_save, target_pattern
 from equipoise.models._backbone import Backbone, load_backbone, locate
 from equipoise.models._build import LoadedModel, build, cut_task, load_model, native_pooling, save_model, save_tokenizer
-from equipoise.models._forward import forward_all, token_batches
+from equipoise.models._forward import forward_all, run_batches, token_batches
+from equipoise.models._hardware import bf16_hardware, pick_device
 from equipoise.models._multitask import (
     MultiTaskOutput,
     autocast_free,
@@ -32,6 +33,7 @@ __all__ = [
     "Private",
     "Sidecar",
     "autocast_free",
+    "bf16_hardware",
     "block_list",
     "build",
     "cut_task",
@@ -46,10 +48,12 @@ __all__ = [
     "native_pooling",
     "output_layer",
     "pack_labels",
+    "pick_device",
     "private_of",
     "private_parameters",
     "representation",
     "restore_private",
+    "run_batches",
     "save_model",
     "save_tokenizer",
     "shared_blocks",

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["forward_all", "token_batches"]
+__all__ = ["forward_all", "run_batches", "token_batches"]
 
 
 def token_batches(lengths: Sequence[int] | NDArray[np.int32], max_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -25,6 +25,37 @@ def token_batches(lengths: Sequence[int] | NDArray[np.int32], max_tokens: int) -
         start += size
 
 
+def run_batches(
+    compute: Callable[[dict[str, torch.Tensor]], NDArray[np.float32]],
+    rows: Any,
+    lengths: Sequence[int] | NDArray[np.int32],
+    collate: Callable[[list[Any]], dict[str, Any]],
+    *,
+    max_tokens: int,
+) -> NDArray[np.float32] | None:
+    """What `compute` says of all rows, `[rows, outputs]` in the rows' order; None of no row.
+
+    Args:
+        compute: a batch of token tensors, on the processor -> `[b, outputs]`.
+        rows: what `collate` makes batches of, by index (`__getitems__` is used where there is one).
+        lengths: tokens of each row.
+        collate: rows -> a batch; its `targets` and `labelled` are not needed.
+        max_tokens: of one batch, padding included.
+    """
+    outputs: NDArray[np.float32] | None = None
+    for indices in token_batches(lengths, max_tokens):
+        wanted = [int(index) for index in indices]
+        items = rows.__getitems__(wanted) if hasattr(rows, "__getitems__") else [rows[index] for index in wanted]
+        batch = collate(items)
+        batch.pop("targets", None)
+        batch.pop("labelled", None)
+        found = compute(batch)
+        if outputs is None:
+            outputs = np.empty((len(lengths), found.shape[1]), dtype=np.float32)
+        outputs[indices] = found
+    return outputs
+
+
 @torch.no_grad()
 def forward_all(
     model: Any,
@@ -38,26 +69,19 @@ def forward_all(
 
     Args:
         model: a multi-task model; it is put into evaluation mode and back.
-        rows: what `collate` makes batches of, by index (`__getitems__` is used where there is one).
-        lengths: tokens of each row.
-        collate: rows -> a batch for the model; its `targets` and `labelled` are not needed.
-        max_tokens: of one batch, padding included.
+        rows, lengths, collate, max_tokens: as for `run_batches`.
     """
     training = model.training
     model.eval()
     device = next(model.parameters()).device
-    outputs: NDArray[np.float32] | None = None
+
+    def compute(batch: dict[str, torch.Tensor]) -> NDArray[np.float32]:
+        logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+        found: NDArray[np.float32] = logits.float().cpu().numpy()
+        return found
+
     try:
-        for indices in token_batches(lengths, max_tokens):
-            wanted = [int(index) for index in indices]
-            items = rows.__getitems__(wanted) if hasattr(rows, "__getitems__") else [rows[index] for index in wanted]
-            batch = collate(items)
-            batch.pop("targets", None)
-            batch.pop("labelled", None)
-            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-            if outputs is None:
-                outputs = np.empty((len(lengths), logits.shape[1]), dtype=np.float32)
-            outputs[indices] = logits.float().cpu().numpy()
+        outputs = run_batches(compute, rows, lengths, collate, max_tokens=max_tokens)
     finally:
         model.train(training)
     return outputs if outputs is not None else np.empty((0, model.config.num_labels), dtype=np.float32)

@@ -5,7 +5,7 @@
 
 from equipoise.training._facts import versions
 from equipoise.training._plan import Plan, RunData, count_steps, make_plan, read_data
-from equipoise.training._precision import choose_precision, pick_device
+from equipoise.training._precision import choose_precision
 from equipoise.training._run import resume, train
 from equipoise.training._selection import Selection
 from equipoise.training._trainer import MultiTaskTrainer
@@ -19,7 +19,6 @@ __all__ = [
     "choose_precision",
     "count_steps",
     "make_plan",
-    "pick_device",
     "read_data",
     "resume",
     "run_trial",

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from equipoise.models import private_of
+from equipoise.models import pick_device, private_of
 from equipoise.training._checkpoints import unwrapped
 from equipoise.training._plan import Plan
-from equipoise.training._precision import pick_device
 from equipoise.training._trainer import MultiTaskTrainer
 
 __all__ = ["forget_peak_memory", "peak_memory_mb", "quiet_transformers", "training_facts", "versions"]

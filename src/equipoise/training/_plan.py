@@ -15,11 +15,11 @@ from transformers import TrainingArguments, set_seed
 from equipoise.balance import create
 from equipoise.data import Prepared, TableSpec, TokenSplit, TokenSubset, hold_out, prepare, tokenise
 from equipoise.errors import RecipeError
-from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, trainable_parameters
+from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, pick_device, trainable_parameters
 from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
 from equipoise.training._auto import settled
-from equipoise.training._precision import choose_precision, pick_device
+from equipoise.training._precision import choose_precision
 from equipoise.training._trackers import check_trackers
 
 __all__ = ["Plan", "RunData", "count_steps", "make_plan", "read_data"]

@@ -18,7 +18,7 @@ from equipoise import recipe as recipes
 from equipoise.balance import create
 from equipoise.errors import RecipeError, RunError
 from equipoise.evaluation import score_histograms
-from equipoise.models import load_model, save_model
+from equipoise.models import load_model, pick_device, save_model
 from equipoise.recipe import Recipe
 from equipoise.runs import Run, replace_folder, write_json, write_text
 from equipoise.training._branching import branching
@@ -27,7 +27,6 @@ from equipoise.training._facts import quiet_transformers, training_facts, versio
 from equipoise.training._judge import evaluate_splits
 from equipoise.training._pages import write_pages
 from equipoise.training._plan import Plan, make_plan
-from equipoise.training._precision import pick_device
 from equipoise.training._progress import ProgressCallback
 from equipoise.training._selection import Selection
 from equipoise.training._trackers import Tracker, names_of_run, trackers
