@@ -42,6 +42,8 @@ def predict(
     ] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Files at a time on Ray.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of one worker.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; else a GPU if there is one.")] = None,
 ) -> None:
     """Predict every row of a table: its order and columns are kept, prediction columns added.
 
@@ -57,14 +59,15 @@ def predict(
         from equipoise.inference import predict_files
 
         scored = predict_files(
-            run, sources, output, format=format, engine=engine, workers=workers, threads=threads, progress=_Lines()
-        )
+            run, sources, output, format=format, engine=engine, workers=workers, threads=threads, device=device,
+            precision=precision, progress=_Lines(),
+        )  # fmt: skip
         _tell(scored, output)
         return
     for name, value in (("format", format), ("engine", None if engine == "local" else engine), ("workers", workers)):
         if value is not None:
             raise DataError(f"--{name} {value} goes with a folder of outputs. Name one: -o out/")
-    _one(run, sources[0], output, threads)
+    _one(run, sources[0], output, device=device, precision=precision, threads=threads)
 
 
 def _into_folder(sources: list[str], output: str) -> bool:
@@ -78,14 +81,14 @@ def _into_folder(sources: list[str], output: str) -> bool:
     return several or folder
 
 
-def _one(run: Path, source: str, output: str, threads: int | None) -> None:
+def _one(run: Path, source: str, output: str, *, device: str | None, precision: str, threads: int | None) -> None:
     from equipoise.inference import load, predict_file, predict_lines
 
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    model = load(run)
+    model = load(run, device=device, precision=precision, threads=threads)
     lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape") if source == "-" else None
     counts = predict_lines(model, lines, output) if lines is not None else predict_file(model, source, output)
     _say(_rows(counts.rows, counts.bad) + ("" if output == "-" else f" -> {output}"))

@@ -79,17 +79,18 @@ def predict_files(
     workers: int | None = None,
     threads: int | None = None,
     device: str | None = None,
+    precision: str = "auto",
     batch_rows: int = 4096,
     progress: Callable[[FileResult, int, int], None] | None = None,
 ) -> Scored:
     """Predicts every row of many tables and writes a table for each, with the same name.
 
     The same call goes on where an earlier one stopped: a file is kept when its output stands there as it was left and
-    size and checksum of the input, the model and `batch_rows` are what its record in `_manifest.jsonl` says. A file that
-    cannot be read stops no other one.
+    size and checksum of the input, the model, `precision` and `batch_rows` are what its record in `_manifest.jsonl`
+    says. A file that cannot be read stops no other one.
 
     Args:
-        run: a run, its folder, or its `model` folder.
+        run: a run, its folder, its `model` folder, or an ONNX export.
         inputs: files and patterns with `*`, `?`, `[...]` and `**`.
         output: a folder, not among the inputs.
         format: of the outputs: csv, tsv, jsonl or parquet; None: each as its input.
@@ -99,6 +100,7 @@ def predict_files(
             any, for.
         threads: processor threads of one worker; None: 1 on Ray, torch's own number here.
         device: as of `load`.
+        precision: as of `load`. Where machines of several kinds work together, name one: `auto` is each machine's own.
         batch_rows: rows of a file in memory at once.
         progress: is told of each file when it is done, how many are done, and of how many.
 
@@ -121,7 +123,7 @@ def predict_files(
     folder = Path(output)
     sources = find_sources([inputs] if isinstance(inputs, str | Path) else inputs, folder, format)
     model = _model_folder(run)
-    made_with = {"model": model_identity(model), "batch_rows": batch_rows}
+    made_with = {"model": model_identity(model), "precision": precision, "batch_rows": batch_rows}
     results: dict[str, FileResult] = {}
 
     def done(result: FileResult, name: str) -> None:
@@ -137,10 +139,9 @@ def predict_files(
                 done(FileResult(source.shown, folder / source.name, "kept", record["rows"], record["bad"]), source.name)
         jobs = [_job(source, folder, manifest, made_with) for source in sources if source.name not in results]
         _sweep(folder, jobs)
-        if engine == "ray":
-            records = on_ray(jobs, str(model.resolve()), device=device, threads=threads, workers=workers)
-        else:
-            records = _in_turn(jobs, str(model), device=device, threads=threads)
+        options = {"device": device, "precision": precision, "threads": threads}
+        place = str(model.resolve())
+        records = on_ray(jobs, place, options, workers=workers) if engine == "ray" else _in_turn(jobs, place, options)
         with contextlib.closing(records):
             for record in records:
                 manifest.add(record)
@@ -150,12 +151,12 @@ def predict_files(
 
 
 def _in_turn(
-    jobs: Iterable[Mapping[str, Any]], folder: str, *, device: str | None, threads: int | None
+    jobs: Iterable[Mapping[str, Any]], folder: str, options: Mapping[str, Any]
 ) -> Generator[dict[str, Any], None, None]:
     import torch
 
     before = torch.get_num_threads()
-    model = ModelHolder(folder, device, threads)
+    model = ModelHolder(folder, options)
     try:
         for job in jobs:
             yield score_file(model, job)

@@ -34,22 +34,21 @@ TRIES = 3
 
 
 def on_ray(
-    jobs: Sequence[Job], folder: str, *, device: str | None, threads: int | None, workers: int | None
+    jobs: Sequence[Job], folder: str, options: Mapping[str, Any], *, workers: int | None
 ) -> Generator[dict[str, Any], None, None]:
     """Scores files in worker processes; records come as files are finished.
 
     Args:
         jobs: of `score_file`. Workers see the same paths.
         folder: the `model` folder, which workers load from.
-        device: as of `load`.
-        threads: processor threads of each worker; None: 1. Where the cluster has graphics processors, each gets one.
+        options: of `ModelHolder`; `threads` None is 1. Where the cluster has graphics processors, each worker gets one.
         workers: None: as many as there is room for.
 
     Raises:
         RecipeError: Ray is not installed or has no room for a worker.
         RunError: no connection to the cluster, or a worker cannot load the model.
     """
-    threads = threads or 1
+    threads = options["threads"] or 1
     if not jobs:
         return
     with cluster(workers, threads) as ray, _quiet() as data:
@@ -58,7 +57,7 @@ def on_ray(
         rows = [{"jobs": json.dumps([dict(job) for job in bundle])} for bundle in packed]
         dataset = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             FileScorer,
-            fn_constructor_args=(folder, device, threads),
+            fn_constructor_args=(folder, {**options, "threads": threads}),
             batch_size=1,
             # One bundle at a time: a second one in an actor's queue would wait for a long file while others are idle.
             compute=data.ActorPoolStrategy(size=min(workers or fit, len(packed)), max_tasks_in_flight_per_actor=1),
@@ -128,8 +127,8 @@ def _counted(model: ModelHolder, job: Job) -> dict[str, Any]:
 class FileScorer:
     """An actor of the pool: takes bundles of jobs as JSON, gives records as JSON."""
 
-    def __init__(self, folder: str, device: str | None, threads: int) -> None:
-        self._model = ModelHolder(folder, device, threads)
+    def __init__(self, folder: str, options: Mapping[str, Any]) -> None:
+        self._model = ModelHolder(folder, options)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         """Scores the files of some bundles, one after the other."""

@@ -24,13 +24,12 @@ class ModelHolder:
     """Loads a model when it is first asked for, and keeps it.
 
     Args:
-        folder: a run's `model` folder.
-        device: as of `load`.
-        threads: processor threads of this process for it; None leaves them as they are.
+        folder: a run's `model` folder, or an ONNX export.
+        options: of `load`, all of them plain data. `threads` are those of this process, too; None leaves them.
     """
 
-    def __init__(self, folder: str, device: str | None, threads: int | None) -> None:
-        self._folder, self._device, self._threads = folder, device, threads
+    def __init__(self, folder: str, options: Mapping[str, Any]) -> None:
+        self._folder, self._options = folder, dict(options)
         self._model: Model | None = None
 
     def __call__(self) -> Model:
@@ -40,11 +39,11 @@ class ModelHolder:
             RunError: it cannot be loaded.
         """
         if self._model is None:
-            if self._threads is not None:
+            if self._options["threads"] is not None:
                 import torch
 
-                torch.set_num_threads(self._threads)
-            self._model = load(self._folder, device=self._device)
+                torch.set_num_threads(self._options["threads"])
+            self._model = load(self._folder, **self._options)
         return self._model
 
 
@@ -59,7 +58,7 @@ def score_file(model: Callable[[], Model], job: Mapping[str, Any]) -> dict[str, 
 
     Returns:
         The record: `output`, `input`, `status` (`scored` or `failed`), `seconds`, and `bytes`, `sha256` (of the
-        input), `rows`, `bad` (rows not predicted), `output_bytes`, `made_with`; or `reason`.
+        input), `rows`, `bad` (rows not predicted), `output_bytes`, `precision`, `made_with`; or `reason`.
     """
     started = time.perf_counter()
     record: dict[str, Any] = {"output": job["output"], "input": job["input"]}
@@ -75,7 +74,8 @@ def score_file(model: Callable[[], Model], job: Mapping[str, Any]) -> dict[str, 
             target.unlink()
             raise DataError(f"{source} changed while it was read. Run the command again")
         record |= {"status": "scored", "rows": counts.rows, "bad": counts.bad, "bytes": size, "sha256": digest}
-        record |= {"output_bytes": target.stat().st_size, "made_with": dict(job["made_with"])}
+        record |= {"output_bytes": target.stat().st_size, "precision": loaded.precision}
+        record |= {"made_with": dict(job["made_with"])}
     except (EquipoiseError, OSError) as error:
         if job["ours"]:
             target.unlink(missing_ok=True)
