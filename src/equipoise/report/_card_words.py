@@ -98,8 +98,8 @@ def _use(facts: RunFacts, saved: Saved) -> str:
     parts = [
         "In Python, with Equipoise installed:",
         "```python\nimport equipoise as eq\nfrom huggingface_hub import snapshot_download\n\n"
-        'model = eq.load(snapshot_download("OWNER/NAME"))  # or the folder of the run\n'
-        f"model.predict({texts})  # a DataFrame: every task's value, and the probability of every class\n```",
+        '# or the folder of the run\nmodel = eq.load(snapshot_download("OWNER/NAME"))\n'
+        f"# a DataFrame: every task's value, and the probability of every class\nmodel.predict({texts})\n```",
         f"A table that has the column{'s' if pair else ''} {columns}:",
         "```sh\nhf download OWNER/NAME --local-dir FOLDER\nequipoise predict FOLDER new.csv -o scored.csv\n```",
     ]
@@ -107,8 +107,8 @@ def _use(facts: RunFacts, saved: Saved) -> str:
         parts += [
             "With transformers alone, which gives the raw output of every class and score:",
             "```python\nfrom transformers import pipeline\n\n"
-            'pipe = pipeline("text-classification", model="OWNER/NAME", top_k=None)  # or the folder model/ of the run\n'
-            'pipe("a text")\n```',
+            "# or the folder model/ of the run\n"
+            'pipe = pipeline("text-classification", model="OWNER/NAME", top_k=None)\npipe("a text")\n```',
             bullets(_reading(one) for one in facts.tasks),
         ]
     else:
@@ -123,7 +123,10 @@ def _reading(task: TaskFacts) -> str:
     if task.kind == "regression":
         ends = about.get("range")
         clipped = "" if ends is None else f", cut to {ends[0]:g} … {ends[1]:g}"
-        return f"{name}: output × {about['scale']:.9g} + {about['offset']:.9g}{clipped}."
+        scale, offset = about["scale"], about["offset"]
+        times = "" if scale == 1 else f" × {scale:.9g}"
+        plus = "" if offset == 0 else f" {'−' if offset < 0 else '+'} {abs(offset):.9g}"
+        return f"{name}: output{times}{plus}{clipped}."
     if task.kind == "classification":
         return f"{name}: softmax over its {len(task.classes or ())} outputs, and over no other task's."
     if task.kind == "multilabel":

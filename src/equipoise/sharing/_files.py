@@ -10,6 +10,7 @@ from typing import Any
 
 from equipoise.errors import RunError
 from equipoise.report import write_card
+from equipoise.report._card import MINILM_HUB_ID
 from equipoise.runs import Run
 
 __all__ = ["Parcel", "is_ours", "pack"]
@@ -18,7 +19,6 @@ __all__ = ["Parcel", "is_ours", "pack"]
 SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".jinja"}
 #: The word that the card has for the repository while nobody knows it.
 PLACEHOLDER = "OWNER/NAME"
-MINILM_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 @dataclass(frozen=True)
