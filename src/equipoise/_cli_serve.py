@@ -31,6 +31,7 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME", help="A name that requests may call this host by; * = any.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; else a GPU if there is one.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32; bf16; auto = bf16 where the hardware has it.")] = "auto",
 ) -> None:
     """Serve trained runs over HTTP, with a page to try them.
 
@@ -43,7 +44,14 @@ def serve(
     if no_token and token is not None:
         raise ServiceError("--no-token and a token (--token or EQUIPOISE_TOKEN) contradict each other. Leave one out")
     serving.serve(
-        _named(runs), host=host, port=port, token=token, open_to_all=no_token, hosts=allow_host or [], device=device
+        _named(runs),
+        host=host,
+        port=port,
+        token=token,
+        open_to_all=no_token,
+        hosts=allow_host or [],
+        device=device,
+        precision=precision,
     )
 
 

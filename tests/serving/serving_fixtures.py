@@ -1,4 +1,4 @@
-"""Runs to serve, and a model that obeys the test: a plugin, for a second `conftest` would hide the first."""
+"""Fixtures that test modules import: a run to serve, and a model that obeys the test."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from serving_helpers import FakeModel, train_tiny
 
 import equipoise as eq
 
+TRAINED: list[eq.Run] = []
+
 
 @pytest.fixture(scope="session")
 def trained(tiny_backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> eq.Run:
     """A run of three tasks, not to be changed."""
-    folder = tmp_path_factory.mktemp("trained")
-    return train_tiny(tiny_backbone("bert"), write_table(folder / "table.csv"), folder / "reviews")
+    if not TRAINED:  # a fixture that is imported is made once a module, and this takes seconds
+        folder = tmp_path_factory.mktemp("trained")
+        TRAINED.append(train_tiny(tiny_backbone("bert"), write_table(folder / "table.csv"), folder / "reviews"))
+    return TRAINED[0]
 
 
 @pytest.fixture

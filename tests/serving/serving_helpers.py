@@ -36,7 +36,7 @@ class FakeModel:
     """
 
     def __init__(self, text: Sequence[str] = ("text",), seconds_per_text: float = 0.0) -> None:
-        self.text, self.device = tuple(text), "cpu"
+        self.text, self.device, self.precision = tuple(text), "cpu", "fp32"
         task = SimpleNamespace(size=1, kind="regression", main_metric=("mse", "min"), to_dict=lambda: {"range": None})
         self.tasks = {"length": task}
         self.batches: list[list[str]] = []

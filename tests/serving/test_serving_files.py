@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import serving_fixtures
 from conftest import write_table
 from serving_helpers import client_of, fresh, listening, problem, wait_until
 from starlette.testclient import TestClient
@@ -21,14 +22,15 @@ import equipoise as eq
 from equipoise.serving import Limits
 from equipoise.serving._answers import Told
 
-pytest_plugins = ["serving_fixtures"]
+fake = serving_fixtures.fake
+trained = serving_fixtures.trained
 
 RAW = {"content-type": "application/octet-stream"}
 
 
 @pytest.fixture(scope="module")
 def client(trained: eq.Run) -> Iterator[TestClient]:
-    with client_of(trained) as client:
+    with client_of(trained, precision="fp32") as client:
         yield client
 
 
@@ -75,7 +77,7 @@ def test_a_table_comes_back_as_predict_file_writes_it(
     assert finished(client, id_) == {"state": "done", "rows_done": 2500, "rows_total": 2500, "bad": 0, "run": "reviews"}
     result = client.get(f"/files/{id_}/result")
     assert result.headers["content-disposition"] == f'attachment; filename="in-predicted.{kind}"'
-    eq.predict_file(eq.load(trained), source, tmp_path / f"out.{kind}")
+    eq.predict_file(eq.load(trained, precision="fp32"), source, tmp_path / f"out.{kind}")
     (tmp_path / f"got.{kind}").write_bytes(result.content)
     found, expected = (table_of(tmp_path / f"{name}.{kind}") for name in ("got", "out"))
     assert list(found) == list(expected)

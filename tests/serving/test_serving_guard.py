@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import serving_fixtures
 from serving_helpers import JSON, client_of, fresh, listening, problem
 from starlette.testclient import TestClient
 
 from equipoise.serving import Limits
 from equipoise.serving import _page as page
 
-pytest_plugins = ["serving_fixtures"]
+fake = serving_fixtures.fake
 
 TOKEN = "s3cret-Token"
 

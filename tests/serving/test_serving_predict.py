@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import serving_fixtures
 from serving_helpers import JSON, FakeModel, client_of, fresh, in_threads, listening, problem, wait_until
 from starlette.testclient import TestClient
 
@@ -16,14 +20,15 @@ from equipoise.errors import ServiceError
 from equipoise.serving import Limits, create_app
 from equipoise.serving._answers import Explanation, Health, Info, PredictResponse
 
-pytest_plugins = ["serving_fixtures"]
+fake = serving_fixtures.fake
+trained = serving_fixtures.trained
 
 TEXTS = ["strong profit", "loss " * 30, "the court deal", "market \U0001f4c8 größer", "\x00 bank"]
 
 
 @pytest.fixture(scope="module")
 def client(trained: eq.Run) -> Iterator[TestClient]:
-    with client_of({"reviews": trained, "again": trained}) as client:
+    with client_of({"reviews": trained, "again": trained}, precision="fp32") as client:
         yield client
 
 
@@ -38,7 +43,7 @@ def same(found: dict[str, Any], model: Any, texts: list[str]) -> None:
 
 
 def test_predictions_are_those_of_python(client: TestClient, trained: eq.Run) -> None:
-    model = eq.load(trained)
+    model = eq.load(trained, precision="fp32")
     found = client.post("/predict", json={"texts": TEXTS}).json()
     PredictResponse.model_validate(found)
     assert found["run"] == "reviews"
@@ -53,8 +58,8 @@ def test_predictions_are_those_of_python(client: TestClient, trained: eq.Run) ->
 
 
 def test_at_once_and_alone_the_answers_are_equal(trained: eq.Run) -> None:
-    model = eq.load(trained)
-    with listening(trained) as url, fresh(url) as client:
+    model = eq.load(trained, precision="fp32")
+    with listening(trained, precision="fp32") as url, fresh(url) as client:
         texts = [f"profit {'rise ' * (number % 9)}bank" for number in range(40)]
         answers = in_threads(40, lambda n: client.post("/predict", json={"text": texts[n]}).json())
         for text, answer in zip(texts, answers, strict=True):
@@ -215,9 +220,7 @@ def test_openapi_has_examples_that_work_and_no_page_with_outside_scripts(client:
 
 def test_a_full_queue_is_429_and_what_was_taken_is_answered(fake: Any) -> None:
     model, folder = fake()
-    with listening(folder, limits=Limits(waiting_requests=3)) as url, fresh(url) as client:
-        model.gate.clear()
-        model.entered.clear()
+    with listening(folder, limits=Limits(waiting_requests=3)) as url, fresh(url) as client, occupied(model, client):
 
         def ask(number: int) -> Any:
             return client.post("/predict", json={"text": "x" * (number + 1)})
@@ -226,11 +229,9 @@ def test_a_full_queue_is_429_and_what_was_taken_is_answered(fake: Any) -> None:
             wait_until(lambda: "equipoise_rejected_total 8.0" in client.get("/metrics").text)
             model.gate.set()
 
-        import threading
-
         releasing = threading.Thread(target=release)
         releasing.start()
-        answers = in_threads(12, ask)  # one at the model, three wait, eight are refused
+        answers = in_threads(11, ask)  # three wait, eight are refused
         releasing.join(60)
         refused = [answer for answer in answers if answer.status_code == 429]
         assert len(refused) == 8
@@ -239,6 +240,23 @@ def test_a_full_queue_is_429_and_what_was_taken_is_answered(fake: Any) -> None:
         for number, answer in enumerate(answers):
             if answer.status_code != 429:
                 assert answer.json()["predictions"] == [{"length": number + 1}]
+
+
+@contextlib.contextmanager
+def occupied(model: FakeModel, client: Any) -> Iterator[None]:
+    """A request is at the model and its gate is closed; in the end it is open, and that request is answered."""
+    model.gate.clear()
+    model.entered.clear()
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(client.post("/predict", json={"text": "occupied"})))
+    asking.start()
+    try:
+        assert model.entered.wait(60)
+        yield
+    finally:
+        model.gate.set()
+        asking.join(60)
+    assert answers[0].json()["predictions"] == [{"length": 8}]
 
 
 def test_a_failing_model_is_500_without_its_words_and_the_service_goes_on(fake: Any) -> None:
@@ -266,26 +284,27 @@ def test_an_answer_that_takes_too_long_is_504_and_its_work_is_dropped(fake: Any)
 
 
 def test_a_client_that_hangs_up_hurts_nobody(fake: Any) -> None:
-    import socket
-
     model, folder = fake()
+    body = b'{"text": "gone"}'
+    lines = (
+        "POST /predict HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    )
     with listening(folder) as url, fresh(url) as client:
-        model.gate.clear()
-        model.entered.clear()
-        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
-        body = b'{"text": "gone"}'
-        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-        leavers = [socket.create_connection(address) for _ in range(5)]
-        for leaver in leavers:
-            leaver.sendall(head.encode() + b"\r\n\r\n" + body)
-        assert model.entered.wait(60)
-        wait_until(lambda: "equipoise_requests_in_progress 6.0" in client.get("/metrics").text)
-        for leaver in leavers:
-            leaver.close()
-        wait_until(lambda: 'equipoise_requests_total{route="/predict",status="499"} 5.0' in client.get("/metrics").text)
-        model.gate.set()
+        with occupied(model, client):
+            address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+            leavers = [socket.create_connection(address) for _ in range(5)]
+            for leaver in leavers:
+                leaver.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+            wait_until(lambda: 'equipoise_waiting_requests{run="run"} 5.0' in client.get("/metrics").text)
+            for leaver in leavers:
+                leaver.close()
+            gone = 'equipoise_requests_total{route="/predict",status="499"} 5.0'
+            wait_until(lambda: gone in client.get("/metrics").text)
         assert client.post("/predict", json={"text": "stays"}).json()["predictions"] == [{"length": 5}]
-        assert sum(batch.count("gone") for batch in model.batches) < 5
+        assert not [batch for batch in model.batches if "gone" in batch]
 
 
 def test_names_of_runs(trained: eq.Run, fake: Any) -> None:

@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import serving_fixtures
 from serving_helpers import command, fresh, in_threads, wait_until
 
 import equipoise as eq
+from equipoise.cli import main
 from equipoise.errors import ServiceError
 from equipoise.serving import serve
 
-pytest_plugins = ["serving_fixtures"]
+trained = serving_fixtures.trained
 
 
-def refused(*arguments: str, **environment: str) -> str:
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """What the command says when it does not start: one line, exit code 2."""
-    done = subprocess.run(
-        [sys.executable, "-m", "equipoise.cli", "serve", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    return done.stderr.strip()
+
+    def start(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["equipoise", "serve", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1, said
+        assert said.startswith("error: ")
+        return said
+
+    return start
 
 
-def test_what_cannot_start_is_one_line(trained: eq.Run, tmp_path: Path) -> None:
+def test_what_cannot_start_is_one_line(refused: Callable[..., str], trained: eq.Run, tmp_path: Path) -> None:
     run = str(trained.folder)
     assert "there is no run folder" in refused(str(tmp_path / "absent"), "--port", "0")
     with socket.socket() as taken:
@@ -53,6 +56,10 @@ def test_what_cannot_start_is_one_line(trained: eq.Run, tmp_path: Path) -> None:
     assert "is half-written: it has no metrics.json" in refused(str(half), "--port", "0")
     open_to_all = refused(run, "--host", "0.0.0.0", "--port", "0")
     assert "host 0.0.0.0 is open to other machines, and there is no token. Set EQUIPOISE_TOKEN" in open_to_all
+    assert "contradict each other" in refused(run, "--no-token", "--token", "x")
+    assert "there is no run folder" in refused(
+        str(tmp_path / "absent"), "--host", "0.0.0.0", "--no-token", "--port", "0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,56 +84,49 @@ def test_without_its_packages_the_install_line_is_told(monkeypatch: pytest.Monke
         serve("runs/none", port=0)
 
 
+def taken(metrics: str) -> float:
+    """Requests for predictions that are being answered or have been; the one for the metrics is one in progress."""
+    lines = dict(line.rsplit(" ", 1) for line in metrics.splitlines() if not line.startswith("#"))
+    answered = float(lines.get('equipoise_requests_total{route="/predict",status="200"}', 0))
+    return float(lines["equipoise_requests_in_progress"]) - 1 + answered
+
+
 def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(trained: eq.Run) -> None:
-    with command(str(trained.folder)) as (process, url), fresh(url) as client:
+    with command(str(trained.folder)) as (process, url), fresh(url) as client, fresh(url) as watching:
+        table = b"text\n" + b"strong profit beats the market\n" * 2_000
+        sent = client.post("/files?name=in.csv", content=table, headers={"content-type": "text/csv"})
+        id_ = sent.json()["id"]
         texts = ["strong profit " * 20] * 1000
         answers: list[Any] = []
         asking = threading.Thread(
-            target=lambda: answers.extend(in_threads(6, lambda _: client.post("/predict", json={"texts": texts})))
+            target=lambda: answers.extend(in_threads(4, lambda _: client.post("/predict", json={"texts": texts})))
         )
-        with fresh(url) as watching:
-            asking.start()
-            wait_until(lambda: "equipoise_requests_in_progress 7.0" in watching.get("/metrics").text)
-            process.send_signal(signal.SIGTERM)
-            wait_until(lambda: watching.get("/health").status_code == 503)
-            late = watching.post("/predict", json={"text": "late"})
+        asking.start()
+        wait_until(lambda: taken(watching.get("/metrics").text) == 4)
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: watching.get("/health").status_code == 503)
+        for late in (watching.post("/predict", json={"text": "late"}), watching.get("/")):
             assert late.status_code == 503
             assert late.json()["error"]["what"] == "the service is stopping and takes nothing new"
             assert "retry-after" in late.headers
         asking.join(60)
+        wait_until(lambda: watching.get(f"/files/{id_}").json()["state"] == "done")
+        time.sleep(0.3)  # it waits for who asked
+        assert watching.get(f"/files/{id_}/result").text.count("\n") == 2_001
         assert process.wait(60) == 0
-    assert len(answers) == 6
+    assert len(answers) == 4
     for answer in answers:
         assert answer.status_code == 200
         assert len(answer.json()["predictions"]) == 1000
 
 
-def test_sigint_ends_an_idle_service_at_once_and_leaves_no_folder(trained: eq.Run, tmp_path: Path) -> None:
-    with command(str(trained.folder), TMPDIR=str(tmp_path)) as (process, url), fresh(url) as client:
-        assert client.get("/health").status_code == 200
-        assert list(tmp_path.glob("equipoise-serve-*"))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-    assert not list(tmp_path.glob("equipoise-serve-*"))
-
-
-def test_a_table_that_was_accepted_is_finished_and_fetched(trained: eq.Run) -> None:
-    with command(str(trained.folder)) as (process, url), fresh(url) as client:
-        table = b"text\n" + b"strong profit beats the market\n" * 20_000
-        sent = client.post("/files?name=in.csv", content=table, headers={"content-type": "text/csv"})
-        id_ = sent.json()["id"]
-        process.send_signal(signal.SIGTERM)
-        wait_until(lambda: client.get("/health").status_code == 503)
-        wait_until(lambda: client.get(f"/files/{id_}").json()["state"] == "done")
-        time.sleep(0.3)  # it waits for who asked
-        assert client.get(f"/files/{id_}/result").text.count("\n") == 20_001
-        assert process.wait(60) == 0
-
-
-def test_names_tokens_and_sighup(trained: eq.Run, tmp_path: Path) -> None:
+def test_names_tokens_sighup_and_sigint(trained: eq.Run, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(trained.folder, tmp_path / "copy"))
     arguments = (f"old={trained.folder}", f"new={copy}")
-    with command(*arguments, EQUIPOISE_TOKEN="s3cret") as (process, url), fresh(url) as client:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = {"EQUIPOISE_TOKEN": "s3cret", "TMPDIR": str(temporary)}
+    with command(*arguments, **environment) as (process, url), fresh(url) as client:
         assert client.get("/info").status_code == 401
         client.headers["authorization"] = "Bearer s3cret"
         runs = client.get("/info").json()["runs"]
@@ -145,6 +145,10 @@ def test_names_tokens_and_sighup(trained: eq.Run, tmp_path: Path) -> None:
                 break
             assert "s3cret" not in line
         assert client.post("/predict", json={"text": "profit", "run": "new"}).status_code == 200
+        assert list(temporary.glob("equipoise-serve-*"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert not list(temporary.glob("equipoise-serve-*"))
 
 
 def test_the_command_line_names_runs() -> None:

@@ -2,8 +2,8 @@
 
 `serve` starts it and stays until it is told to stop; `create_app` gives the ASGI application for a server of your own.
 The order of a request: `_guard.py` (who may ask, what is logged and counted), `_app.py` (the endpoints), `_bodies.py`
-(what was sent, read within limits and checked), `_runs.py` (which model), `_worker.py` (the one thread that uses it:
-requests of the same moment share its batches), and `_files.py` for whole tables.
+(what was sent, read within limits and checked), `_service.py` and `_runs.py` (which model), `_worker.py` (the one thread
+that uses it: requests of the same moment share its batches), and `_files.py` for whole tables.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def create_app(
     token: str | None = None,
     hosts: Sequence[str] = (),
     device: str | None = None,
+    precision: str = "auto",
     limits: Limits | None = None,
 ) -> FastAPI:
     """The service as an ASGI application, its runs loaded.
@@ -38,6 +39,7 @@ def create_app(
         token: what a request must carry as `Authorization: Bearer TOKEN`; None = everyone may ask.
         hosts: names beside `localhost` and the loopback addresses that a request may ask for in its `Host`.
         device: where the models run; None = a GPU if there is one.
+        precision: as of `equipoise.load`.
         limits: what a request may cost.
 
     Raises:
@@ -47,7 +49,7 @@ def create_app(
     _needs_packages()
     from equipoise.serving._app import build
 
-    return build(runs, token=token, hosts=hosts, device=device, limits=limits or Limits())
+    return build(runs, token=token, hosts=hosts, device=device, precision=precision, limits=limits or Limits())
 
 
 def serve(
@@ -59,6 +61,7 @@ def serve(
     open_to_all: bool = False,
     hosts: Sequence[str] = (),
     device: str | None = None,
+    precision: str = "auto",
     limits: Limits | None = None,
 ) -> None:
     """Serves runs over HTTP until SIGINT or SIGTERM comes; then finishes what it accepted, and returns.
@@ -71,6 +74,7 @@ def serve(
         open_to_all: listen beyond this machine without a token all the same.
         hosts: as `create_app`.
         device: as `create_app`.
+        precision: as `create_app`.
         limits: as `create_app`.
 
     Raises:
@@ -91,6 +95,7 @@ def serve(
         open_to_all=open_to_all,
         hosts=hosts,
         device=device,
+        precision=precision,
         limits=limits or Limits(),
     )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Runs", "Served", "named"]
 
 Observe = Callable[[str, int, int], None]
+Signature = list[tuple[str, int, int, int]]  # name, inode, bytes, time of the last change
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Served:
         version: of its model's files: the first 12 digits of their SHA-256.
         loaded_at: when, ISO 8601, UTC.
         metrics: task -> its main metric, where the run tells one.
+        folder: of the model's files.
+        signature: what they looked like when they were loaded.
+        ready: not empty when gradients can be taken.
     """
 
     name: str
@@ -39,7 +43,28 @@ class Served:
     loaded_at: str
     model: Model
     worker: Worker
-    metrics: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any]
+    folder: Path
+    signature: Signature
+    ready: list[bool] = field(default_factory=list)
+
+    def exact(self) -> None:
+        """Makes the model ready for gradients, in its worker's thread: in float32, its weights may have to be read again.
+
+        Raises:
+            RunError: they are not those any more that were loaded, or it has no gradients.
+        """
+        from equipoise.inference import own_memory
+
+        if self.model.precision == "fp32" or self.ready:
+            return
+        if _signature(self.folder) != self.signature:
+            raise RunError(
+                f"the files of '{self.name}' have changed since it was loaded. Reload it: /runs/{self.name}/reload"
+            )
+        self.model.exact()
+        own_memory(self.model)
+        self.ready.append(True)
 
     def described(self) -> dict[str, Any]:
         """Plain data for `GET /info`; no path of this machine."""
@@ -61,7 +86,7 @@ class Served:
             "loaded_at": self.loaded_at,
             "text": list(self.model.text),
             "device": str(self.model.device),
-            "precision": "fp32",
+            "precision": self.model.precision,
             "tasks": tasks,
             "metrics": dict(self.metrics),
         }
@@ -99,6 +124,7 @@ class Runs:
     Args:
         folders: name -> folder.
         device: where the models run.
+        precision: of their products.
         limits: of the service.
         observe: is told of each batch: the run, texts, requests.
 
@@ -106,8 +132,11 @@ class Runs:
         RunError: one cannot be loaded.
     """
 
-    def __init__(self, folders: Mapping[str, Path], *, device: str | None, limits: Limits, observe: Observe) -> None:
-        self._folders, self._device, self._limits, self._observe = dict(folders), device, limits, observe
+    def __init__(
+        self, folders: Mapping[str, Path], *, device: str | None, precision: str, limits: Limits, observe: Observe
+    ) -> None:
+        self._folders, self._device, self._precision = dict(folders), device, precision
+        self._limits, self._observe = limits, observe
         self._loading = {name: threading.Lock() for name in folders}
         self._served: dict[str, Served] = {}
         try:
@@ -163,7 +192,7 @@ class Runs:
         try:
             model_folder, metrics = _find(folder)
             before = _signature(model_folder)
-            model = load(model_folder, device=self._device)
+            model = load(model_folder, device=self._device, precision=self._precision)
             own_memory(model)
             version = _version(model_folder)
             if _signature(model_folder) != before:
@@ -180,7 +209,7 @@ class Runs:
             worker.close()
             raise RunError(f"{folder} was loaded but cannot predict: {_first_line(error)}") from error
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return Served(name, version, now, model, worker, main)
+        return Served(name, version, now, model, worker, main, model_folder, before)
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -193,7 +222,7 @@ def _find(folder: Path) -> tuple[Path, dict[str, Any]]:
     return run.model_folder, run.metrics
 
 
-def _signature(folder: Path) -> list[tuple[str, int, int, int]]:
+def _signature(folder: Path) -> Signature:
     """What changes when a file is replaced or written to."""
     return sorted(
         (path.name, status.st_ino, status.st_size, status.st_mtime_ns)

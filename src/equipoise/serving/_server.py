@@ -18,8 +18,9 @@ import uvicorn
 
 from equipoise.errors import EquipoiseError, ServiceError
 from equipoise.runs import Run
-from equipoise.serving._app import Service, build
+from equipoise.serving._app import build
 from equipoise.serving._limits import Limits
+from equipoise.serving._service import Service
 
 __all__ = ["run_server"]
 
@@ -38,6 +39,7 @@ def run_server(
     open_to_all: bool,
     hosts: Sequence[str],
     device: str | None,
+    precision: str,
     limits: Limits,
 ) -> None:
     """See `equipoise.serving.serve`."""
@@ -63,6 +65,7 @@ def run_server(
             hosts=[*hosts, host],
             any_address=everywhere or not address.is_loopback,
             device=device,
+            precision=precision,
             limits=limits,
         )
         config = uvicorn.Config(

@@ -1,0 +1,115 @@
+"""What a service has beside its endpoints: its runs, its tables, its counters, and the way to a worker and back."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from equipoise.errors import EquipoiseError
+from equipoise.serving._files import Files
+from equipoise.serving._guard import State, stopping
+from equipoise.serving._limits import Limits
+from equipoise.serving._measures import Measures
+from equipoise.serving._refusal import Refusal
+from equipoise.serving._runs import Runs, Served
+from equipoise.serving._worker import Closed, Full, WorkerFailure
+
+__all__ = ["Service"]
+
+
+class Service:
+    """Everything that a service has, beside its endpoints.
+
+    Args:
+        folders: name -> run folder.
+        device: where the models run.
+        precision: of their products.
+        limits: what a request may cost.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], *, device: str | None, precision: str, limits: Limits) -> None:
+        self.limits, self.state, self.measures = limits, State(), Measures()
+        observe = self.measures.observe_batch
+        self.runs = Runs(folders, device=device, precision=precision, limits=limits, observe=observe)
+        self.files = Files(limits, self.measures)
+
+    def close(self) -> None:
+        """Ends tables and workers."""
+        self.state.draining = True
+        self.files.close()
+        self.runs.close()
+
+    def run(self, name: str | None) -> Served:
+        """A run by the name that a request gives.
+
+        Raises:
+            Refusal: 404 there is none.
+        """
+        served = self.runs.get(name)
+        if served is None:
+            names = [run.name for run in self.runs.all()]
+            near = difflib.get_close_matches(name or "", names, n=1)
+            hint = f"Did you mean '{near[0]}'? " if near else ""
+            raise Refusal(404, "there is no such run", f"{hint}Runs: {', '.join(names)}.", where="run")
+        return served
+
+    async def ask(
+        self, request: Request, name: str | None, submit: Callable[[Served], Future[Any]]
+    ) -> tuple[Served, Any]:
+        """Hands work to a run's worker and waits for it.
+
+        Raises:
+            Refusal: 429 too much waits; 503 the service stops; 504 it took too long; 499 the client has gone; 422 the
+                model refuses the text; 500 the model failed.
+        """
+        for _ in range(10):
+            served = self.run(name)
+            try:
+                future = submit(served)
+            except Closed:  # it was loaded anew between these two lines: ask the new one
+                continue
+            except Full as full:
+                self.measures.rejected.inc()
+                raise Refusal(
+                    429,
+                    "too many requests wait",
+                    f"Try again in {full.retry_s} s.",
+                    headers={"retry-after": str(full.retry_s)},
+                ) from None
+            try:
+                return served, await _finished(request, future, self.limits.answer_s)
+            except WorkerFailure as error:
+                raise Refusal(500, str(error), "Send other texts, or tell whoever runs the service.") from None
+            except EquipoiseError as error:
+                message = self.runs.without_paths(served.name, str(error))
+                raise Refusal(422, message, "Mend the request.") from None
+        raise stopping()
+
+
+async def _finished(request: Request, future: Future[Any], limit_s: float) -> Any:
+    """A worker's answer, unless the time is up or the client hangs up: then the work is dropped, if it still waits."""
+    waiting = asyncio.wrap_future(future)
+    # Most answers come at once, and nobody looks meanwhile whether the client is there.
+    await asyncio.wait({waiting}, timeout=min(0.25, limit_s))
+    if not waiting.done():
+        gone = asyncio.ensure_future(_gone(request))
+        await asyncio.wait({waiting, gone}, timeout=max(0.0, limit_s - 0.25), return_when=asyncio.FIRST_COMPLETED)
+        left = gone.done()
+        gone.cancel()
+        if not waiting.done():
+            waiting.cancel()
+            if left:
+                raise Refusal(499, "the client has gone", "Wait for the answer.")
+            raise Refusal(504, f"the answer took longer than {limit_s:g} s", "Send fewer texts, or try again later.")
+    return waiting.result()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
