@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from equipoise.cli import app
 from equipoise.errors import DataError, EquipoiseError
-from equipoise.inference import Model, explain
+from equipoise.inference import Model, explain, load
 from equipoise.inference._words import spread, words_of
 from equipoise.models import LoadedModel, Sidecar, build, load_backbone, save_model
 from equipoise.recipe import ModelSettings
@@ -403,6 +403,14 @@ def test_the_command_prints_words_or_json(folder: Path, model: Model) -> None:
     everything = runner.invoke(app, ["explain", str(folder), "[red]strong[/red] profit"])  # no markup of rich
     assert everything.exit_code == 0, everything.output
     assert everything.stdout.count("[red]strong[/red] profit") == 5  # a line for each task
+
+
+def test_a_model_in_bf16_is_explained_by_its_float32_weights(folder: Path, model: Model) -> None:
+    coarse = load(folder, device="cpu", precision="bf16")
+    assert coarse.precision == "bf16"
+    found, exact = explain(coarse, TEXT, "stars"), explain(model, TEXT, "stars")
+    assert found["value"] == pytest.approx(exact["value"], abs=1e-6)
+    assert spoken(found) == pytest.approx(spoken(exact), abs=1e-6)
 
 
 def test_the_command_says_what_is_wrong(folder: Path) -> None:

@@ -13,7 +13,7 @@ from equipoise.errors import DataError, EquipoiseError
 from equipoise.inference._explain_targets import class_of, reader
 from equipoise.inference._predictor import Model
 from equipoise.inference._words import spread, words_of
-from equipoise.models import autocast_free, slices
+from equipoise.models import LoadedModel, autocast_free, slices
 from equipoise.tasks._base import did_you_mean
 
 __all__ = ["explain"]
@@ -50,6 +50,7 @@ def explain(
 
     Raises:
         DataError: an unknown task or class, an empty text, a text where a pair is expected.
+        RunError: the model has no weights to walk back through (an ONNX export).
         EquipoiseError: captum is not installed.
 
     Example:
@@ -63,15 +64,14 @@ def explain(
         raise DataError(f"no task '{task}'.{did_you_mean(task, list(model.tasks))} Tasks: {', '.join(model.tasks)}")
     _check_steps(steps)
     fields = _fields(model, text)
-    encoded = model._loaded.tokenizer(
-        *fields, truncation=True, max_length=model._loaded.sidecar.max_length, verbose=False
-    )
+    loaded = model.exact()
+    encoded = loaded.tokenizer(*fields, truncation=True, max_length=loaded.sidecar.max_length, verbose=False)
     encoding = encoded.encodings[0]
     if not encoding.ids:
         raise DataError("text: the model's tokenizer makes no token of it, so there is nothing to explain")
-    network = _Network(model, {name: encoded[name] for name in encoded})
+    network = _Network(loaded, {name: encoded[name] for name in encoded}, model.device)
     hidden = torch.tensor([field is not None for field in encoding.sequence_ids], device=model.device)
-    given, blank = network.embeddings(hidden, _hiding(model._loaded.tokenizer))
+    given, blank = network.embeddings(hidden, _hiding(loaded.tokenizer))
 
     with torch.no_grad():
         outputs = network.outputs(given, task).float().cpu().numpy()
@@ -82,7 +82,7 @@ def explain(
         return read(network.outputs(embeddings, task))
 
     # A batch of the path's points is one of texts of this length, within the model's budget of tokens.
-    attributions = _integrate(score, given, blank, steps, max(1, model._max_tokens // len(hidden)))
+    attributions = _integrate(score, given, blank, steps, max(1, model.max_tokens // len(hidden)))
     with torch.no_grad():  # last, as the model remembers its latest pass, and with it the whole graph behind it
         value, baseline = (float(score(one)) for one in (given, blank))
     words, rest = _words(model.text, fields, encoding, attributions)
@@ -131,9 +131,9 @@ class _Network:
     ever; not all take embeddings as an input, and those that do guess at what the ids would have told them.
     """
 
-    def __init__(self, model: Model, inputs: dict[str, list[int]]) -> None:
-        self.network, self.columns = model._loaded.model, slices(model.tasks)
-        self.inputs = {name: torch.tensor([values], device=model.device) for name, values in inputs.items()}
+    def __init__(self, loaded: LoadedModel, inputs: dict[str, list[int]], device: torch.device) -> None:
+        self.network, self.columns = loaded.model, slices(loaded.sidecar.tasks)
+        self.inputs = {name: torch.tensor([values], device=device) for name, values in inputs.items()}
         self.layer = self.network.get_input_embeddings()
 
     @torch.no_grad()
@@ -164,7 +164,7 @@ class _Network:
 def _integrate(score: Callable[[Tensor], Tensor], given: Tensor, blank: Tensor, steps: int, batch: int) -> list[float]:
     """Integrated gradients, summed over the dimensions: one number a token."""
     try:
-        from captum.attr import IntegratedGradients  # type: ignore[import-untyped]
+        from captum.attr import IntegratedGradients
     except ImportError:
         raise EquipoiseError(
             'explaining a prediction needs captum. Install it with: pip install "equipoise[explain]"'
