@@ -62,7 +62,7 @@ def test_one_process_writes_the_run(tiny_recipe: dict[str, Any], tmp_path: Path)
     rows = run.metrics["data"]["splits"]["train"]["rows"]
     assert run.metrics["training"]["steps"] == 2 * -(-rows // 16)  # a step takes a batch of each process
     assert sorted(p.name for p in run.folder.iterdir()) == [
-        "history.jsonl", "metrics.json", "model", "predictions", "recipe.yaml", "rejected.jsonl",
+        "README.md", "history.jsonl", "metrics.json", "model", "predictions", "recipe.yaml", "rejected.jsonl", "report.html",
     ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "choices",
     "copied",
     "details",
+    "in_threes",
     "listing",
     "paragraph",
     "script_json",
@@ -108,6 +109,11 @@ def choices(arms: Sequence[Series], label: str = "Arms to show", kind: str = "ch
         for arm in arms
     )
     return Html(f'<div class="{kind}" role="group" aria-label="{html.escape(label)}">{buttons}</div>')
+
+
+def in_threes(figures: int) -> bool:
+    """Whether so many pictures look better three in a row than two."""
+    return figures == 3 or figures > 4
 
 
 class Gallery:

@@ -19,7 +19,7 @@ __all__ = ["DRAWS", "class_indices", "interval_over_rows", "memberships", "proba
 DRAWS = 1000
 #: Of a large split fewer are drawn, so that a report takes seconds; below this many none, and there is no interval.
 FEWEST = 100
-CELLS = 1_000_000_000
+CELLS = 100_000_000
 LEVEL = 0.95
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from equipoise.report._figures import Figure, View, axis, layout, readable, rounded
-from equipoise.report._html import Gallery, Html, details, listing, paragraph, section, table, text
+from equipoise.report._html import Gallery, Html, details, in_threes, listing, paragraph, section, table, text
 from equipoise.report._numbers import MISSING, number
 from equipoise.report._run_facts import RunFacts, TaskFacts
 from equipoise.report._series import shortened
@@ -35,7 +35,7 @@ def data_section(facts: RunFacts, gallery: Gallery, *, beside_run: bool) -> Html
     figures = [figure for task in facts.tasks if (figure := _distribution(facts, task, splits)) is not None]
     if figures:
         parts.append(Html("<h3>How the labels are spread</h3>"))
-        parts.append(gallery.views([View("", figures)]))
+        parts.append(gallery.views([View("", figures)], narrow=in_threes(len(figures))))
     without = [task.name for task in facts.tasks if task.classes is None and task.name not in _scores(facts)]
     if without:
         parts.append(
@@ -251,7 +251,7 @@ def _files_table(data: Mapping[str, Any]) -> Html | None:
 
 
 #: Rows of all tables of classes together: each takes about a hundred bytes of the page.
-TABLE_ROWS = 1500
+TABLE_ROWS = 500
 
 
 def _counts_tables(facts: RunFacts, splits: Mapping[str, Any]) -> Html | None:

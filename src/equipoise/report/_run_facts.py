@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ __all__ = ["Place", "RunFacts", "TaskFacts", "read_run"]
 
 METRICS_VERSION = 1
 TASKS_VERSION = 1
+#: Cells of a table of predictions that is kept for the next part of the page; a larger one is read again.
+REMEMBERED = 5_000_000
 #: (split, file, row)
 Place = tuple[str, str, int]
 
@@ -61,6 +63,7 @@ class RunFacts:
         history: the lines of `history.jsonl`.
         recipe_text: None where the file has gone.
         texts: the texts of the worst rows; None where the run kept none.
+        frames: predictions that were read before.
     """
 
     run: Run
@@ -70,6 +73,7 @@ class RunFacts:
     history: Sequence[Mapping[str, Any]]
     recipe_text: str | None
     texts: Mapping[Place, Mapping[str, Any]] | None
+    frames: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def splits(self) -> list[str]:
@@ -107,6 +111,9 @@ class RunFacts:
         Raises:
             RunError: the file is damaged.
         """
+        key = (task.name, split)
+        if key in self.frames:
+            return self.frames[key]
         known = set(self.columns.get(split, []))
         probabilities = [] if task.classes is None else [f"{task.name}/{label}" for label in task.classes]
         wanted = ["row", "file", "line", f"{task.name}/true", task.name, *probabilities]
@@ -122,7 +129,10 @@ class RunFacts:
             found = pd.concat([found, pd.DataFrame(block, columns=range(block.shape[1]))], axis=1)
         if task.classes is None:
             found["true"], found["predicted"] = found["true"].astype("float64"), found["predicted"].astype("float64")
-        return found[found["true"].notna()].reset_index(drop=True)
+        found = found[found["true"].notna()].reset_index(drop=True)
+        if found.size <= REMEMBERED:
+            self.frames[key] = found
+        return found
 
 
 def read_run(folder: str | Path | Run) -> RunFacts:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from equipoise.report._figures import Figure, View, axis, layout, line, readable, rounded, vertical
-from equipoise.report._html import Gallery, Html, choices, details, listing, paragraph, section
+from equipoise.report._html import Gallery, Html, choices, details, in_threes, listing, paragraph, section
 from equipoise.report._numbers import decimals, number
 from equipoise.report._run_data import axis_labels
 from equipoise.report._run_facts import RunFacts, TaskFacts
@@ -19,6 +19,8 @@ __all__ = ["balance_section"]
 
 #: Points of a line; of more logged steps, neighbours are joined to their mean.
 POINTS = 60
+#: Of each of many pairs, so that the page stays small.
+FEWER = 24
 #: From this ratio of the greatest to the least value on, an axis is logarithmic.
 WIDE = 8
 #: So many pairs of tasks have a picture each beside the others; of more there is a map, and the reader chooses.
@@ -73,23 +75,18 @@ def balance_section(facts: RunFacts, gallery: Gallery) -> Html:
     best = (facts.metrics.get("training") or {}).get("best_step")
     if evaluations:
         parts.append(Html("<h3>On validation, while it trained</h3>"))
-        parts.append(gallery.views(_validation(evaluations, facts.tasks, series, best), narrow=_three(len(tasks))))
+        parts.append(gallery.views(_validation(evaluations, facts.tasks, series, best), narrow=in_threes(len(tasks))))
     else:
         parts.append(
             paragraph("There is no validation split, so nothing was judged on the way and the last weights were kept.")
         )
     if views := _cosines(steps, tasks):
         parts.append(Html("<h3>Do their gradients agree?</h3>"))
-        parts.append(gallery.views(views, narrow=len(views) == 1 and _three(len(views[0].figures))))
+        parts.append(gallery.views(views, narrow=len(views) == 1 and in_threes(len(views[0].figures))))
     elif len(tasks) > 1:
         parts.append(paragraph(f"Angles between the tasks' gradients are not known: {method} does not measure them."))
     lead = f"Balanced by {method}. A line is coloured by task in all pictures of this part."
     return section(name, title, lead, *parts)
-
-
-def _three(figures: int) -> bool:
-    """Whether so many pictures look better three in a row than two."""
-    return figures == 3 or figures > 4
 
 
 def _quantity(
@@ -133,7 +130,7 @@ def _value(line: Mapping[str, Any], task: str, key: str) -> Any:
 
 
 def _curve(
-    lines: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Any]
+    lines: Sequence[Mapping[str, Any]], read: Callable[[Mapping[str, Any]], Any], points: int = POINTS
 ) -> tuple[list[float], dict[str, Any]] | None:
     """Steps, and `mean`, `low`, `high` of `joined` neighbours each; None where nothing was logged."""
     known = [
@@ -143,7 +140,7 @@ def _curve(
     ]
     if not known:
         return None
-    size = math.ceil(len(known) / POINTS)
+    size = math.ceil(len(known) / points)
     groups = [known[at : at + size] for at in range(0, len(known), size)]
     values = [[value for _, value in group] for group in groups]
     found: dict[str, Any] = {
@@ -218,14 +215,15 @@ def _evaluated(
 def _cosines(steps: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[View]:
     """A picture for each pair of tasks; of many pairs a map of the means first."""
     pairs = list(dict.fromkeys(pair for one in steps for pair in one.get("cosines") or {}))
-    figures = [figure for at, pair in enumerate(pairs) if (figure := _pair(steps, pair, at)) is not None]
+    points = POINTS if len(pairs) <= PAIRS else FEWER
+    figures = [figure for pair in pairs if (figure := _pair(steps, pair, points)) is not None]
     if len(figures) <= PAIRS:
         return [View("", figures)] if figures else []
     return [View("all pairs", [_map(steps, tasks)]), *(View(figure.title, [figure]) for figure in figures)]
 
 
-def _pair(steps: Sequence[Mapping[str, Any]], pair: str, at: int) -> Figure | None:
-    found = _curve(steps, lambda line: (line.get("cosines") or {}).get(pair))
+def _pair(steps: Sequence[Mapping[str, Any]], pair: str, points: int) -> Figure | None:
+    found = _curve(steps, lambda line: (line.get("cosines") or {}).get(pair), points)
     if found is None:
         return None
     x, curve = found

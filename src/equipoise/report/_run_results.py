@@ -31,7 +31,7 @@ OPENED = 4
 #: Up to so many classes, a confusion matrix has room beside two other pictures.
 FEW_CLASSES = 6
 #: Rows of all tables of classes together, and of one of them.
-TABLE_ROWS, TABLE_EACH = 1200, 200
+TABLE_ROWS, TABLE_EACH = 500, 100
 MARKS = {"better": "▲", "worse": "▼", "same": "•"}
 SPOKEN = {"better": "better than this", "worse": "worse than this", "same": "not told apart from this"}
 

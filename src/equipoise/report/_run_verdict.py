@@ -128,16 +128,37 @@ def headline(facts: RunFacts, standings: Sequence[Standing]) -> str:
         return f"{what}{on} could be compared with no baseline."
     ahead = [one.task.name for one in compared if one.ahead]
     both = "both baselines" if any(len(one.against) > 1 for one in compared) else "the constant"
-    if len(compared) == 1:
-        said = f"beats {both} on" if ahead else f"does not beat {both} on"
-        return f"{what}{on} {said} its task {compared[0].task.name}." + _caution(facts)
-    if len(ahead) == len(compared):
-        all_of_them = f"both tasks, {_listed(ahead)}" if len(ahead) == 2 else f"all {len(ahead)} tasks"
-        return f"{what}{on} beats {both} on {all_of_them}." + _caution(facts)
     if not ahead:
-        return f"{what}{on} does not beat {both} on any of its {len(compared)} tasks." + _caution(facts)
-    named = f": {_listed(ahead)}" if len(ahead) <= 4 else ""
-    return f"{what}{on} beats {both} on {len(ahead)} of {len(compared)} tasks{named}." + _caution(facts)
+        said = _beaten(compared)
+    elif len(compared) == 1:
+        said = f"beats {both} on its task {ahead[0]}"
+    elif len(ahead) == len(compared):
+        said = f"beats {both} on " + (f"both tasks, {_listed(ahead)}" if len(ahead) == 2 else f"all {len(ahead)} tasks")
+    else:
+        named = f": {_listed(ahead)}" if len(ahead) <= 4 else ""
+        said = f"beats {both} on {len(ahead)} of {len(compared)} tasks{named}"
+    return f"{what}{on} {said}.{_caution(facts)}"
+
+
+def _beaten(compared: Sequence[Standing]) -> str:
+    """What is beaten where no task beats everything: each baseline for itself."""
+    tasks = f"its task {compared[0].task.name}" if len(compared) == 1 else f"any of its {len(compared)} tasks"
+    counts = {
+        key: sum(one.against.get(key) == "better" for one in compared)
+        for key in reversed(BASELINES)
+        if any(key in one.against for one in compared)
+    }
+    won = [f"{BASELINES[key][1]} on {_share(count, len(compared))}" for key, count in counts.items() if count]
+    lost = [BASELINES[key][1] for key, count in counts.items() if not count]
+    if not won:
+        return f"beats {'neither baseline' if len(lost) > 1 else 'no baseline'} on {tasks}"
+    if len(compared) == 1:
+        return f"beats {won[0].partition(' on ')[0]} on {tasks}" + (f", but not {lost[0]}" if lost else "")
+    return f"beats {' and '.join(won)}" + (f", and {lost[0]} on none" if lost else "")
+
+
+def _share(count: int, whole: int) -> str:
+    return f"all {whole} tasks" if count == whole else f"{count} of {whole} tasks"
 
 
 def _caution(facts: RunFacts) -> str:
