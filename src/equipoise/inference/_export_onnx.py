@@ -114,27 +114,38 @@ class _Logits(nn.Module):
 def _write_graph(loaded: LoadedModel, path: Path) -> None:
     example = loaded.tokenizer(["a text", "another text"], padding=True, return_tensors="pt")
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in example]
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    size = sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
-    try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                _Logits(loaded.model, names),
-                tuple(example[name] for name in names),
-                dynamo=True,
-                dynamic_shapes=({"tensors": tuple(dynamic for _ in names)}),
-                input_names=names,
-                output_names=["logits"],
-                verbose=False,
+    model, tensors = _Logits(loaded.model, names), tuple(example[name] for name in names)
+    with _quiet(), torch.no_grad():
+        program = _program(model, tensors, optimize=True) or _program(model, tensors, optimize=False)
+        if program is None:
+            raise RunError(
+                f"this {type(loaded.model).__name__} cannot be written as an ONNX graph by torch {torch.__version__}"
             )
-            assert program is not None  # with dynamo there is one
-            program.save(str(path), external_data=size > ONE_FILE_BYTES)
-    except Exception as error:  # torch's exporter raises its own kinds for what a graph cannot say
-        if not isinstance(error, torch.onnx.OnnxExporterError):
-            raise
-        raise RunError(
-            f"this {type(loaded.model).__name__} cannot be written as a graph: {str(error).strip().splitlines()[0]}"
-        ) from error
+        size = sum(parameter.numel() * parameter.element_size() for parameter in loaded.model.parameters())
+        program.save(str(path), external_data=size > ONE_FILE_BYTES)
+
+
+def _program(model: _Logits, tensors: tuple[Tensor, ...], *, optimize: bool) -> torch.onnx.ONNXProgram | None:
+    """The graph, or None where the exporter cannot make it.
+
+    The exporter's own optimiser fails on some sound graphs, such as those of private blocks; ONNX Runtime optimises again.
+    """
+    from onnx_ir.passes import PassError
+
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    try:
+        return torch.onnx.export(
+            model,
+            tensors,
+            dynamo=True,
+            dynamic_shapes={"tensors": tuple(dynamic for _ in tensors)},
+            input_names=model.names,
+            output_names=["logits"],
+            optimize=optimize,
+            verbose=False,
+        )
+    except (torch.onnx.OnnxExporterError, PassError):
+        return None
 
 
 def _quantise(path: Path) -> None:
