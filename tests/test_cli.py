@@ -192,7 +192,7 @@ def test_an_exported_task_is_a_stock_checkpoint(equipoise: Command, at_work: Pat
     text = "profit rise strong"
     with torch.no_grad():
         found = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
-    ours = eq.load("runs/tiny").predict([text]).iloc[0]
+    ours = eq.load("runs/tiny", precision="fp32").predict([text]).iloc[0]
     assert found == pytest.approx([ours["label/negative"], ours["label/neutral"], ours["label/positive"]], abs=1e-6)
     assert_one_error(equipoise("export", "runs/tiny", "--task", "label", "-o", "label-model"), "is not empty")
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import write_table
 
 import equipoise as eq
@@ -42,7 +43,7 @@ def run(tiny_backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def model(run: eq.Run) -> Model:
-    return eq.load(run)
+    return eq.load(run, precision="fp32")
 
 
 def test_a_frame_comes_back_in_the_order_given(model: Model) -> None:
@@ -265,7 +266,7 @@ def test_pairs(tiny_backbone: Callable[[str], Path], tmp_path: Path) -> None:
         "tasks": {"polarity": {"type": "regression", "column": "score", "range": [0, 1]}},
         "training": {"max_steps": 2, "precision": "fp32"},
     }
-    model = eq.load(eq.train(recipe, output=tmp_path / "run", progress=False))
+    model = eq.load(eq.train(recipe, output=tmp_path / "run", progress=False), precision="fp32")
     assert len(model.predict([("profit", "bank"), ("profit", "oil")])) == 2
     assert len(model.predict(pd.DataFrame({"target": ["bank"], "text": ["profit"]}))) == 1
     with pytest.raises(DataError, match=r"text 1: the model was trained on pairs \(text, target\); found 'profit'"):
@@ -280,3 +281,27 @@ def test_folders_that_are_no_finished_run(tmp_path: Path) -> None:
         eq.load(tmp_path / "absent")
     with pytest.raises(RunError, match="holds no trained model"):
         eq.load(tmp_path)
+
+
+def test_bf16_keeps_the_output_layer_and_stays_near(run: eq.Run, model: Model) -> None:
+    texts = ["strong profit", "loss " * 30, "the court deal", "market"]
+    half = eq.load(run, precision="bf16")
+    assert half.precision == "bf16"
+    wanted, found = model.outputs(texts), half.outputs(texts)
+    assert not np.array_equal(wanted, found)  # it did compute in bf16
+    np.testing.assert_allclose(found, wanted, atol=0.05)
+    # Eight bits would put every score on a multiple of a power of two: the outputs are float32 to the last digit.
+    assert (found.view(np.uint32) & 0xFFFF).any()
+    exact = half.exact()
+    assert {parameter.dtype for parameter in exact.model.parameters()} == {torch.float32}
+
+
+def test_an_unknown_precision_is_told(run: eq.Run) -> None:
+    with pytest.raises(RunError, match="expected auto, fp32, bf16, found 'fp17'"):
+        eq.load(run, precision="fp17")
+
+
+def test_auto_is_bf16_only_where_the_hardware_has_it(run: eq.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for hardware, expected in ((None, "fp32"), ("amx_bf16", "bf16")):
+        monkeypatch.setattr("equipoise.inference._engine.bf16_hardware", lambda device, name=hardware: name)
+        assert eq.load(run).precision == expected

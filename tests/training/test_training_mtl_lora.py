@@ -33,7 +33,7 @@ def test_a_run_trains_saves_predicts_and_exports(tiny_recipe: dict[str, Any], tm
 
     loaded = load_model(run.model_folder)
     texts = ["strong profit beat", "weak oil loss", "the court may rule", "great"]
-    table = eq.load(run).predict(texts)
+    table = eq.load(run, precision="fp32").predict(texts)
     assert len(table) == 4
     inputs = loaded.tokenizer(texts, return_tensors="pt", padding=True)
     with torch.no_grad():

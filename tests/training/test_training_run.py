@@ -206,7 +206,7 @@ def test_gradients_can_be_measured_elsewhere(tiny_recipe: dict[str, Any], shared
 
 def test_an_adapter_is_saved_merged_and_alone(tiny_recipe: dict[str, Any]) -> None:
     run = train(tiny_recipe, overrides=["model.adapter={rank: 4}"], progress=False)
-    merged, alone = eq.load(run), eq.load(run.adapter_folder)
+    merged, alone = eq.load(run, precision="fp32"), eq.load(run.adapter_folder, precision="fp32")
     texts = ["strong profit beat", "weak market , loss and fall", "the court"]
     np.testing.assert_allclose(merged.outputs(texts), alone.outputs(texts), atol=1e-5)
 
