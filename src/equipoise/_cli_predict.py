@@ -84,10 +84,6 @@ def _into_folder(sources: list[str], output: str) -> bool:
 def _one(run: Path, source: str, output: str, *, device: str | None, precision: str, threads: int | None) -> None:
     from equipoise.inference import load, predict_file, predict_lines
 
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
     model = load(run, device=device, precision=precision, threads=threads)
     lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape") if source == "-" else None
     counts = predict_lines(model, lines, output) if lines is not None else predict_file(model, source, output)

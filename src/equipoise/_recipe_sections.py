@@ -273,7 +273,8 @@ class TrainingSettings(Section):
     workers: int = Field(default=0, ge=0, description="processes that prepare batches; 0 = none beside the main one")
     compile: bool = Field(default=False, description="torch.compile the model")
     trackers: list[Literal["trackio", "tensorboard", "mlflow", "wandb"]] = Field(
-        default_factory=list, description="where losses, weights and metrics also go; [] = nowhere. See docs/tracking.md"
+        default_factory=list,
+        description="where losses, weights and metrics also go; [] = nowhere. See docs/tracking.md",
     )
     arguments: dict[str, Any] = Field(
         default_factory=dict,

@@ -186,7 +186,7 @@ def load(
         precision: `fp32`; `bf16`; `auto`, bf16 where the hardware multiplies it. `metrics.json` was measured in float32;
             bf16 changes the last digits. An ONNX export has the precision that it was written in.
         max_tokens: of one batch, padding included; None is what suits the device.
-        threads: processor threads of an ONNX export; None is what torch has.
+        threads: processor threads, of the whole process where torch computes; None leaves them as they are.
 
     Raises:
         RunError: there is no such run, it is not finished, or it is damaged.
@@ -197,6 +197,8 @@ def load(
     try:
         if (folder / ONNX_FILE).is_file():
             return _load_onnx(folder, precision, device, max_tokens, threads)
+        if threads is not None:
+            torch.set_num_threads(threads)
         return Model(
             load_model(folder),
             device=device,
