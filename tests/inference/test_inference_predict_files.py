@@ -115,6 +115,13 @@ def test_a_bad_file_stops_no_other(run: eq.Run, inputs: Path, tmp_path: Path) ->
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
+def test_the_record_is_no_input_of_the_next_one(run: eq.Run, inputs: Path, tmp_path: Path) -> None:
+    eq.predict_files(run, "in/*.csv", "out", format="jsonl")
+    again = eq.predict_files(run, "out/*.jsonl", "more")
+    assert [file.input for file in again.files] == ["out/a.jsonl", "out/b.jsonl", "out/c.jsonl"]
+    assert "predicted/polarity" in json.loads((tmp_path / "more" / "a.jsonl").read_text().splitlines()[0])
+
+
 def test_a_name_that_is_no_unicode(run: eq.Run, inputs: Path, tmp_path: Path) -> None:
     odd = os.fsencode(inputs) + b"/caf\xe9.csv"
     shutil.copy(inputs / "a.csv", odd)
