@@ -1,21 +1,30 @@
-"""A browser on the service's page, and small runs for it to show."""
+"""A browser on the service's page, small runs for it to show, and the fixtures that test modules import."""
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import torch
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright, sync_playwright
+from serving_helpers import listening
 
+import equipoise as eq
+from equipoise.inference import Model
 from equipoise.models import Sidecar, build, load_backbone, save_model
 from equipoise.recipe import ModelSettings
 from equipoise.tasks import Task, kind
 
 CHROMIUM = shutil.which("chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the page can't be shown")
+
+TEXT = "Strong 🎉 profit, but\nweak oil: the bank says 12% loss."
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -115,6 +124,62 @@ class Visit:
         self.context.close()
         assert not self.complaints, self.complaints
         assert not asked, asked
+
+
+def table() -> bytes:
+    """A table of 60 rows as CSV; the last three are odd, and one of them has no text."""
+    rows = [["id", "text", "label"], *([i, f"profit {'loss' if i % 3 else 'rise'} {i}", "mine"] for i in range(57))]
+    rows += [[57, "", "no text"], [58, 'says "buy",\nthen falls', "a, b"], [59, "=1+1", "x"]]
+    sink = io.StringIO()
+    csv.writer(sink).writerows(rows)
+    return sink.getvalue().encode()
+
+
+def percent(share: float) -> str:
+    """A share as the page writes it."""
+    return "<1%" if 0 < share < 0.005 else ">99%" if 0.995 < share < 1 else f"{int(100 * share + 0.5)}%"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        one = started(playwright)
+        yield one
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_backbone: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    where, backbone = tmp_path_factory.mktemp("page"), tiny_backbone("bert")
+    return {
+        "reviews": saved(backbone, where / "reviews", every_kind()),
+        "other": saved(backbone, where / "other", every_kind(), seed=2),
+        "pairs": saved(backbone, where / "pairs", every_kind(), text=("sentence", "about")),
+    }
+
+
+@pytest.fixture(scope="module")
+def model(folders: dict[str, Path]) -> Model:
+    return eq.load(folders["reviews"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def url(folders: dict[str, Path]) -> Iterator[str]:
+    with listening(folders) as address:
+        yield address
+
+
+@pytest.fixture
+def visit(browser: Browser, url: str) -> Iterator[Callable[..., Visit]]:
+    made: list[Visit] = []
+
+    def open_(address: str = url, **settings: Any) -> Visit:
+        made.append(Visit(browser, address, **settings))
+        return made[-1]
+
+    yield open_
+    for one in made:
+        one.left()
 
 
 #: Contrast of every visible text with what is behind it, as (ratio, text), the least first.

@@ -117,7 +117,7 @@ def test_hosts_that_were_named_are_known(guarded: TestClient) -> None:
     assert guarded.get("/health", headers={"host": "Models.Example:443"}).status_code == 200
 
 
-def test_the_page_is_three_files_and_no_request_decides_a_path(
+def test_the_page_is_a_fixed_list_of_files_and_no_request_decides_a_path(
     client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "page"

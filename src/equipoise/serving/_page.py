@@ -1,4 +1,4 @@
-"""The page at `/`: three files of the package, by a fixed list. No request decides a path."""
+"""The page at `/`: files of the package, by a fixed list. No request decides a path."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from equipoise.serving._refusal import Refusal
 __all__ = ["page_file"]
 
 FOLDER = Path(__file__).parent / "page"
+SCRIPTS = ("page", "api", "cards", "files", "nodes", "panel", "pictures", "tables", "text", "words")
 FILES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
+    **{f"{name}.js": "text/javascript; charset=utf-8" for name in SCRIPTS},
 }
 #: Only what the service itself sends may run or be shown; images may stand in the page itself.
 POLICY = (
@@ -31,7 +32,7 @@ def page_file(name: str) -> Response:
     """
     if name not in FILES or not (FOLDER / name).is_file():
         raise Refusal(404, "there is no such file of the page", "Open the page at /.", where="path")
-    # Three small files: read anew each time, so that nothing stale is shown after an update.
+    # Small files: read anew each time, so that nothing stale is shown after an update.
     return Response(
         (FOLDER / name).read_bytes(),
         media_type=FILES[name],
