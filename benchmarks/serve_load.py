@@ -19,6 +19,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import socket
 import statistics
 import subprocess
@@ -61,8 +62,8 @@ def prepare(run: Path) -> None:
     from equipoise.inference import export_tasks
 
     WORK.mkdir(parents=True, exist_ok=True)
-    if not (WORK / "stock").is_dir():
-        export_tasks(run, WORK / "stock")
+    shutil.rmtree(WORK / "stock", ignore_errors=True)  # it may be of another run
+    export_tasks(run, WORK / "stock")
     with path().open(encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
     chance = random.Random(0)
