@@ -250,6 +250,10 @@ def bent(run: Path) -> None:
     change(run, lambda metrics: metrics.update(training=[]))
 
 
+def bent_within(run: Path) -> None:
+    change(run, lambda metrics: metrics["data"].update(leaks=[1, 2]))
+
+
 def not_parquet(run: Path) -> None:
     (run / "predictions" / "test.parquet").write_bytes(b"PAR1 no more")
 
@@ -274,6 +278,7 @@ def texts(run: Path) -> None:
         (no_splits, r"metrics.json is damaged: it holds no judged split"),
         (flat, r"metrics.json is damaged: splits.test holds no metrics by task"),
         (bent, r"metrics.json is damaged: training is no mapping"),
+        (bent_within, r"metrics.json or history.jsonl holds what no run writes \(AttributeError"),
         (not_parquet, r"test.parquet cannot be read"),
         (history, r"history.jsonl:1 is damaged"),
         (texts, r"worst.jsonl:1 is damaged. Remove the file"),

@@ -40,7 +40,14 @@ def write_report(run: str | Path | Run, output: str | Path | None = None) -> Pat
     file = facts.run.report_file if output is None else Path(output)
     if file.is_dir():
         raise RunError(f"'{file}' is a folder. Name a file: -o {file}/report.html")
-    words = run_page(facts, beside_run=file.parent.resolve() == facts.run.folder.resolve())
+    try:
+        words = run_page(facts, beside_run=file.parent.resolve() == facts.run.folder.resolve())
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # The files' outer shape has been checked; checking every number in them would be longer than the report.
+        raise RunError(
+            f"'{facts.run.folder}': metrics.json or history.jsonl holds what no run writes ({type(error).__name__}: {error}). "
+            "Was it edited? If not, this is a bug; --debug shows where"
+        ) from error
     try:
         write_text(file, words)
     except OSError as error:
