@@ -7,8 +7,9 @@ rival is `pipeline("text-classification", batch_size=32)` in float32 over stock 
 one pipeline after the other, as separate models would run; for one task, one of them. Ours is `equipoise.load(run).predict`
 (bf16 where the processor multiplies it), the same in float32, and the int8 and float32 ONNX exports. Every arm gets the
 texts in the same shuffled order, has all cores, runs in a process of its own, and one after the other, round by round;
-ratios are taken within a round; rounds after the first have fewer texts of the mixed corpus. Corpora: SST's test split, and texts made of FiQA's training sentences, joined at random so that
-lengths vary from a few tokens to past the limit of 128. Loading and one warm-up of 64 texts do not count.
+ratios are taken within a round; rounds after the first have fewer texts of the mixed corpus. Corpora: SST's test split, and
+texts made of FiQA's training sentences, joined at random so that lengths vary from a few tokens to past the limit of 128.
+Loading and one warm-up of 64 texts do not count.
 
 The share of the peak: 2 x (parameters in matrix products) x tokens computed, padding included, over the time and the rate of a
 large bf16 (int8) matrix product measured in the same process.
@@ -208,7 +209,8 @@ def main() -> None:
     write(
         "predict",
         {
-            "command": f"python benchmarks/predict.py --rounds {options.rounds} --texts {options.texts} --further {options.further}",
+            "command": f"python benchmarks/predict.py --rounds {options.rounds} --texts {options.texts} "
+            f"--further {options.further}",
             "ratios_of_texts_per_second": ratios,
             "share_of_matrix_peak": shares,
             "metrics": quality(),

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from equipoise._cli_compare import compare
-from equipoise._cli_export import export
 from equipoise._cli_explain import explain
+from equipoise._cli_export import export
 from equipoise._cli_predict import predict
 from equipoise._cli_push import push
 from equipoise._cli_report import report

@@ -58,7 +58,12 @@ def test_an_onnx_export_predicts_what_the_run_predicts(run: eq.Run, exported: Pa
     # Lengths and batches that the exporter has not seen.
     for texts in (TEXTS, TEXTS[:1], TEXTS * 40):
         np.testing.assert_allclose(model.outputs(texts), eq.load(run, precision="fp32").outputs(texts), atol=1e-5)
-    assert {file.name for file in exported.iterdir()} >= {"model.onnx", "config.json", "tokenizer.json", "multitask.json"}
+    assert {file.name for file in exported.iterdir()} >= {
+        "model.onnx",
+        "config.json",
+        "tokenizer.json",
+        "multitask.json",
+    }
 
 
 def test_the_report_of_an_export_is_of_the_runs_own_validation_rows(run: eq.Run, exported: Path) -> None:
@@ -111,7 +116,10 @@ def test_rows_that_cannot_be_read_again_ask_for_a_table(
         ("roberta", {"pooling": "mean"}),
         ("bert", {"private_layers": 1}),
         ("bert", {"adapter": {"type": "mtl_lora", "rank": 4}}),
-        *[pytest.param(name, {}, marks=pytest.mark.slow) for name in ("distilbert", "deberta-v2", "modernbert", "qwen3")],
+        *[
+            pytest.param(name, {}, marks=pytest.mark.slow)
+            for name in ("distilbert", "deberta-v2", "modernbert", "qwen3")
+        ],
     ],
 )
 def test_families_and_what_tasks_have_for_themselves(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,6 @@ from fastapi.responses import FileResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from equipoise import __version__
 from equipoise.errors import EquipoiseError
 from equipoise.runs import Run
 from equipoise.serving._answers import Explanation, Health, Info, PredictResponse, Reloaded, Ticket, Told, body_of
@@ -64,7 +64,7 @@ def build(
 
     app = FastAPI(
         title="Equipoise",
-        version=__version__,
+        version=version("equipoise"),
         description="Trained runs behind HTTP: every task's prediction for a text, and why.",
         docs_url=None,  # those pages fetch scripts from other addresses
         redoc_url=None,
@@ -245,7 +245,7 @@ def _add_rest(app: FastAPI, service: Service) -> None:
         runs = service.runs.all()
         return json_response(
             {
-                "version": __version__,
+                "version": version("equipoise"),
                 "default": service.runs.default,
                 "limits": service.limits.told(),
                 "runs": [served.described() for served in runs],
