@@ -187,6 +187,11 @@ def main() -> None:
         arms = ARMS if number % 2 == 0 else ARMS[::-1]
         count = options.further if number else options.texts
         rounds.append({arm: measure(arm, count) for arm in arms})
+        report(rounds, options)
+
+
+def report(rounds: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Ratios of the rounds so far, printed and written: a long measurement may be stopped after any of them."""
     ratios: dict[str, Any] = {}
     for name, key in (("both tasks", "seconds"), ("one task", "of_the_last")):
         for arm in ARMS[1:]:
@@ -209,7 +214,7 @@ def main() -> None:
     write(
         "predict",
         {
-            "command": f"python benchmarks/predict.py --rounds {options.rounds} --texts {options.texts} "
+            "command": f"python benchmarks/predict.py --rounds {len(rounds)} --texts {options.texts} "
             f"--further {options.further}",
             "ratios_of_texts_per_second": ratios,
             "share_of_matrix_peak": shares,
