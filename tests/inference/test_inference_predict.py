@@ -19,6 +19,7 @@ import torch
 from conftest import write_table
 
 import equipoise as eq
+from equipoise.data import Collator
 from equipoise.errors import DataError, RunError
 from equipoise.inference import Model, evaluate_file, export_task, predict_file, predict_lines
 
@@ -305,3 +306,22 @@ def test_auto_is_bf16_only_where_the_hardware_has_it(run: eq.Run, monkeypatch: p
     for hardware, expected in ((None, "fp32"), ("amx_bf16", "bf16")):
         monkeypatch.setattr("equipoise.inference._engine.bf16_hardware", lambda device, name=hardware: name)
         assert eq.load(run).precision == expected
+
+
+def test_lengths_are_rounded_up_but_never_past_what_the_model_reads(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = []
+    compute = model._engine.compute
+    monkeypatch.setattr(
+        model._engine, "compute", lambda batch: (widths.append(batch["input_ids"].shape[1]), compute(batch))[1]
+    )
+    for words in (1, 7, 14, 100):
+        model.outputs(["profit " * words])
+    assert widths == [8, 16, 16, 24]  # the recipe reads 24 tokens
+
+
+def test_a_limit_that_is_no_multiple_of_eight_holds(model: Model) -> None:
+    rows = [{"input_ids": np.arange(18, dtype=np.int32)}, {"input_ids": np.arange(3, dtype=np.int32)}]
+    collate = Collator(model._loaded.tokenizer, {}, pad_to_multiple_of=8, max_length=20)
+    assert collate(rows)["input_ids"].shape == (2, 20)

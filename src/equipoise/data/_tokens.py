@@ -136,6 +136,7 @@ class Collator:
         tokenizer: the tokenizer that made the rows; its padding token, side and token type are read, no more.
         tasks: the tasks whose targets go into a batch.
         pad_to_multiple_of: round the length up, for tensor cores; None does not.
+        max_length: where rounding up ends: the model may read no more.
 
     Example:
         >>> from types import SimpleNamespace
@@ -148,7 +149,11 @@ class Collator:
     """
 
     def __init__(
-        self, tokenizer: Any, tasks: Sequence[str] | Mapping[str, Any], pad_to_multiple_of: int | None = None
+        self,
+        tokenizer: Any,
+        tasks: Sequence[str] | Mapping[str, Any],
+        pad_to_multiple_of: int | None = None,
+        max_length: int | None = None,
     ) -> None:
         # Without a padding token any number will do: the attention mask hides it.
         candidates = (tokenizer.pad_token_id, getattr(tokenizer, "eos_token_id", None), 0)
@@ -156,7 +161,7 @@ class Collator:
         self.pad_token_type_id = int(getattr(tokenizer, "pad_token_type_id", 0) or 0)
         self.left = tokenizer.padding_side == "left"
         self.tasks = list(tasks)
-        self.pad_to_multiple_of = pad_to_multiple_of
+        self.pad_to_multiple_of, self.max_length = pad_to_multiple_of, max_length
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Makes a batch.
@@ -174,7 +179,8 @@ class Collator:
         lengths = np.array([len(row["input_ids"]) for row in rows])
         longest = int(lengths.max())
         if self.pad_to_multiple_of:
-            longest = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+            rounded = -(-longest // self.pad_to_multiple_of) * self.pad_to_multiple_of
+            longest = rounded if self.max_length is None else max(longest, min(rounded, self.max_length))
         places = np.arange(longest)
         filled = places >= (longest - lengths)[:, None] if self.left else places < lengths[:, None]
         batch: dict[str, Any] = {

@@ -61,7 +61,9 @@ class Model:
         self.device, self.precision = self._engine.device, self._engine.precision
         self.max_tokens = max_tokens or self._engine.max_tokens
         self._slices = slices(self.tasks)
-        self._collate = Collator(loaded.tokenizer, {})
+        # oneDNN keeps a kernel for every shape that it has seen: of lengths that are multiples of eight there are few, so
+        # that memory does not grow with the requests, and most batches find theirs.
+        self._collate = Collator(loaded.tokenizer, {}, pad_to_multiple_of=8, max_length=loaded.sidecar.max_length)
 
     def exact(self) -> LoadedModel:
         """The model with float32 weights, for what needs gradients. Where this one has others, it is loaded when first asked.
