@@ -113,12 +113,11 @@ def test_rows_that_cannot_be_read_again_ask_for_a_table(
     ("architecture", "model"),
     [
         ("llama", {"pooling": "native"}),
-        ("roberta", {"pooling": "mean"}),
-        ("bert", {"private_layers": 1}),
-        ("bert", {"adapter": {"type": "mtl_lora", "rank": 4}}),
+        ("bert", {"private_layers": 1, "pooling": "mean"}),
+        pytest.param("bert", {"adapter": {"type": "mtl_lora", "rank": 4}}, marks=pytest.mark.slow),
         *[
             pytest.param(name, {}, marks=pytest.mark.slow)
-            for name in ("distilbert", "deberta-v2", "modernbert", "qwen3")
+            for name in ("roberta", "distilbert", "deberta-v2", "modernbert", "qwen3")
         ],
     ],
 )
