@@ -27,7 +27,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def ask(url: str, body: bytes) -> Any:
         return json.load(answer)["predictions"]
 
 
-def load(run: Path, seconds: float, number: int) -> dict[str, Any]:
+def load(run: Path, seconds: float, number: int, sizes: Sequence[int], loads: Sequence[int]) -> dict[str, Any]:
     """One round: every arm, every load."""
     found: dict[str, Any] = {}
     for arm in ARMS if number % 2 == 0 else ARMS[::-1]:
@@ -139,8 +139,8 @@ def load(run: Path, seconds: float, number: int) -> dict[str, Any]:
             for body in bodies[:200]:
                 ask(url, body)
             found[arm] = {}
-            for size in PER_REQUEST:
-                for concurrency in CONCURRENCY:
+            for size in sizes:
+                for concurrency in loads:
                     told = drive(url, size, concurrency, seconds)
                     found[arm][f"{size} a request, {concurrency} at once"] = told
                     print(
@@ -204,6 +204,8 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of each load")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=CONCURRENCY, help="connections at once")
+    parser.add_argument("--per-request", type=int, nargs="+", default=PER_REQUEST, help="texts of a request")
     parser.add_argument("--memory", type=int, default=100_000, help="requests of the memory part; 0 leaves it out")
     parser.add_argument("--dry", action="store_true", help="write no results")
     options = parser.parse_args()
@@ -212,9 +214,13 @@ def main() -> None:
     prepare(options.run)
     same = agreement(options.run)
     print(json.dumps(same))
-    rounds = [load(options.run, options.seconds, number) for number in range(options.rounds)]
+    rounds = [
+        load(options.run, options.seconds, number, options.per_request, options.concurrency)
+        for number in range(options.rounds)
+    ]
     figures = {
         "command": f"python benchmarks/serve_load.py --rounds {options.rounds} --seconds {options.seconds:g} "
+        f"--concurrency {' '.join(map(str, options.concurrency))} --per-request {' '.join(map(str, options.per_request))} "
         f"--memory {options.memory}",
         "agreement": same,
         "ratios_of_requests_per_second": ratios(rounds),
