@@ -65,11 +65,11 @@ def names_of_run(folder: Path) -> tuple[str, str]:
     A folder called `runs` belongs to the project around it; without one, the folder above the run is the project.
 
     Example:
-        >>> names_of_run(Path("/work/reviews/runs/second"))
+        >>> names_of_run(Path("/data/reviews/runs/second"))
         ('reviews', 'second')
-        >>> names_of_run(Path("/work/comparisons/headlines/runs/dao/seed-0"))
+        >>> names_of_run(Path("/data/comparisons/headlines/runs/dao/seed-0"))
         ('headlines', 'dao/seed-0')
-        >>> names_of_run(Path("/work/reviews/second"))
+        >>> names_of_run(Path("/data/reviews/second"))
         ('reviews', 'second')
     """
     parts = folder.resolve().parts
