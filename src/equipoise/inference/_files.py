@@ -66,6 +66,7 @@ def predict_file(
     *,
     batch_rows: int = 4096,
     progress: Callable[[Counts], None] | None = None,
+    most_characters: int | None = None,
 ) -> Counts:
     """Predicts every row of a table and writes it to another.
 
@@ -75,6 +76,8 @@ def predict_file(
         output: csv, tsv, jsonl or parquet, by its name; written whole or not at all. `-` is jsonl on standard output.
         batch_rows: rows in memory at once.
         progress: is told the counts after each batch.
+        most_characters: of a text; a longer one is a row that cannot be predicted. A tokenizer reads a text whole, however
+            little of it the model does, so one of a gigabyte takes many.
 
     Raises:
         DataError: the source cannot be read or has not the text columns, or the output's kind is unknown.
@@ -93,7 +96,7 @@ def predict_file(
     with _open_output(str(output)) as write:
         for batch in table:
             texts = [batch.rows.column(batch.rows.schema.get_field_index(name)).to_pylist() for name in model.text]
-            added = _annotate(model, texts, dict(batch.errors), names, counts)
+            added = _annotate(model, texts, dict(batch.errors), names, counts, most_characters)
             write(_Rows(batch.typed if batch.typed is not None else batch.rows, batch.records, added))
             if progress is not None:
                 progress(counts)
@@ -157,12 +160,16 @@ def _annotate(
     errors: dict[int, str],
     names: dict[str, str],
     counts: Counts,
+    most_characters: int | None = None,
 ) -> pa.RecordBatch:
     count = len(texts[0])
     for name, column in zip(model.text, texts, strict=True):
         for position, value in enumerate(column):
             if value is None or not value.strip():
                 errors.setdefault(position, f"column '{name}' is empty")
+            elif most_characters is not None and len(value) > most_characters:
+                what = f"has {len(value)} characters, at most {most_characters} are taken"
+                errors.setdefault(position, f"column '{name}' {what}")
     good = [position for position in range(count) if position not in errors]
     found = model.read(model.outputs(*[[column[i] or "" for i in good] for column in texts]))
     places = np.full(count, -1, dtype=np.int64)
