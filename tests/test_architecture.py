@@ -29,13 +29,13 @@ class Import:
 
 
 def room_of(path: Path) -> str:
-    """`balance/_dao.py` -> `balance`; `_recipe_yaml.py` stands beside `recipe.py` and belongs to it, as `_cli_*` to `cli`."""
+    """`balance/_dao.py` -> `balance`; `_recipe_yaml.py` belongs to `recipe.py` beside it, as do `_cli_*` and `_runs_*`."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return _beside(parts[0])
 
 
 def _beside(name: str) -> str:
-    return next((room for room in ("recipe", "cli") if name.startswith(f"_{room}")), name)
+    return next((room for room in ("recipe", "cli", "runs") if name.startswith(f"_{room}")), name)
 
 
 def imports(path: Path, tree: ast.AST, when: str = "load") -> Iterator[Import]:
@@ -120,6 +120,8 @@ def test_the_walls_that_must_never_move() -> None:
 def test_packages_of_others_stay_in_the_rooms_that_may_have_them() -> None:
     names = {
         "errors": set(),
+        "hub_names": set(),
+        "terminal": {"rich"},
         "runs": set(),
         "demo": set(),
         "balance": {"torch", "torchjd"},
@@ -141,74 +143,6 @@ def test_packages_of_others_stay_in_the_rooms_that_may_have_them() -> None:
 
 def test_the_package_itself_imports_names_for_type_checkers_only() -> None:
     assert {found.when for found in OURS if found.room == "__init__"} == {"types"}
-
-
-# What runs text as code ----------------------------------------------------------------------------------------------
-
-
-def dangers(source: str) -> list[str]:
-    """Calls and imports that could run code from a file."""
-    tree = ast.parse(source)
-    safe = {"SafeLoader", "yaml.SafeLoader", "CSafeLoader", "yaml.CSafeLoader"}
-    safe |= {
-        node.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) in safe for base in node.bases)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
-            found += [
-                name for name in names if name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "joblib"}
-            ]
-        if not isinstance(node, ast.Call):
-            continue
-        name = ast.unparse(node.func)
-        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
-        if name in {"eval", "exec", "compile", "__import__", "os.system"}:
-            found.append(name)
-        if name in {"yaml.load", "yaml.load_all"} and keywords.get("Loader") not in safe:
-            found.append(name)
-        if name in {"yaml.unsafe_load", "yaml.full_load", "pd.read_pickle", "pandas.read_pickle"}:
-            found.append(name)
-        if name == "torch.load" and keywords.get("weights_only") != "True":
-            found.append(name)
-        if name in {"np.load", "numpy.load"} and keywords.get("allow_pickle", "False") != "False":
-            found.append(name)
-        if keywords.get("trust_remote_code", "False") != "False" or keywords.get("shell", "False") != "False":
-            found.append(f"{name} with trust_remote_code or shell")
-    return found
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import pickle",
-        "from pickle import loads",
-        "eval('1')",
-        "exec(text)",
-        "yaml.load(text)",
-        "yaml.load(text, Loader=yaml.Loader)",
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
-        "np.load(path, allow_pickle=True)",
-        "AutoModel.from_pretrained(name, trust_remote_code=True)",
-    ],
-)
-def test_the_check_finds_what_it_should(source: str) -> None:
-    assert dangers(source)
-
-
-def test_the_check_lets_safe_calls_through() -> None:
-    assert not dangers(
-        "class L(yaml.SafeLoader): ...\nyaml.load(t, Loader=L)\nmodel.eval()\ntorch.load(p, weights_only=True)"
-    )
-
-
-def test_nothing_in_the_source_runs_text_as_code() -> None:
-    found = {str(path.relative_to(ROOT)): dangers(path.read_text(encoding="utf-8")) for path in FILES}
-    assert not {path: names for path, names in found.items() if names}
 
 
 # What an import costs ------------------------------------------------------------------------------------------------

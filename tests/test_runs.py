@@ -1,6 +1,11 @@
+import contextlib
 import json
 import math
+import os
+import resource
+import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +15,7 @@ from hypothesis import strategies as st
 
 from equipoise.errors import RunError
 from equipoise.models import SIDECAR, Sidecar
-from equipoise.runs import Run, atomic_path, replace_folder, write_json, write_text
+from equipoise.runs import Run, atomic_path, remove_folder, replace_folder, write_json, write_text
 from equipoise.tasks import kind
 
 
@@ -243,6 +248,192 @@ def test_history_gives_back_what_was_written(lines):
         for line in lines:
             run.append_history(line)
         assert run.history == lines
+
+
+# Kills, at every place where one can come -----------------------------------------------------------------------------
+
+
+class Cut(BaseException):
+    """Stands for a kill: no handler of an error sees it, and nothing is done after it."""
+
+
+class Kills:
+    """Lets the n-th call that changes names on disk never happen, nor any after it."""
+
+    def __init__(self, monkeypatch, at):
+        self.calls, self.at = 0, at
+        for module, name in ((os, "replace"), (os, "mkdir"), (os, "unlink"), (os, "rmdir"), (os, "truncate")):
+            monkeypatch.setattr(module, name, partial(self, getattr(module, name)))
+
+    def __call__(self, call, *args, **kwargs):
+        self.calls += 1
+        if self.at is not None and self.calls > self.at:
+            raise Cut
+        return call(*args, **kwargs)
+
+
+def everything(folder):
+    return {str(path.relative_to(folder)): path.is_file() and path.read_text() for path in folder.rglob("*")}
+
+
+def test_replace_folder_killed_anywhere_loses_nothing(tmp_path, monkeypatch):
+    outcomes = []
+    for at in range(20):
+        place = tmp_path / str(at)
+        for name, text in (("model", "old"), (".model.tmp", "new")):
+            (place / name).mkdir(parents=True)
+            (place / name / "file").write_text(text)
+        (place / "recipe.yaml").write_text("")
+        with monkeypatch.context() as patched, contextlib.suppress(Cut):
+            Kills(patched, at)
+            replace_folder(place / ".model.tmp", place / "model")
+            outcomes.append("whole")
+        Run(place).tidy()
+        assert names(place) == ["model", "recipe.yaml"]
+        assert names(place / "model") == ["file"]
+        outcomes.append((place / "model" / "file").read_text())
+    assert outcomes[0] == "old"
+    assert outcomes[-2:] == ["whole", "new"]
+    assert len(set(outcomes)) == 3
+
+
+def test_replace_folder_that_fails_keeps_the_one_before(tmp_path, monkeypatch):
+    for name, text in (("model", "old"), (".model.tmp", "new")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+    move = os.replace
+
+    def replace(source, target):
+        if Path(source).name == ".model.tmp":
+            raise OSError(28, "No space left on device")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="No space left"):
+        replace_folder(tmp_path / ".model.tmp", tmp_path / "model")
+    assert (tmp_path / "model" / "file").read_text() == "old"
+
+
+def test_replace_folder_takes_up_what_a_kill_left(tmp_path):
+    (tmp_path / ".model.old").mkdir()
+    (tmp_path / ".model.tmp").mkdir()
+    replace_folder(tmp_path / ".model.tmp", tmp_path / "model")
+    assert names(tmp_path) == ["model"]
+
+
+def test_remove_folder_killed_anywhere_leaves_it_whole_or_absent(tmp_path, monkeypatch):
+    seen = set()
+    for at in range(8):
+        place = tmp_path / str(at)
+        (place / "checkpoint-3" / "inner").mkdir(parents=True)
+        (place / "checkpoint-3" / "inner" / "file").write_text("x")
+        with monkeypatch.context() as patched, contextlib.suppress(Cut):
+            Kills(patched, at)
+            remove_folder(place / "checkpoint-3")
+        if (place / "checkpoint-3").exists():
+            assert (place / "checkpoint-3" / "inner" / "file").read_text() == "x"
+        seen.add((place / "checkpoint-3").exists())
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_overwrite_killed_anywhere_leaves_the_earlier_run_or_the_new_one(tmp_path, monkeypatch, linked):
+    outcomes = []
+    for at in range(60):
+        run = finished(tmp_path / "runs" / str(at))
+        (run.model_folder / "model.safetensors").write_text("weights")
+        shutil.rmtree(run.folder / ".model.tmp")
+        before, folder = everything(run.folder), run.folder
+        if linked:
+            folder = tmp_path / f"link-{at}"
+            folder.symlink_to(run.folder)
+        done = False
+        with monkeypatch.context() as patched, contextlib.suppress(Cut):
+            Kills(patched, at)
+            Run.create(folder, overwrite=True, recipe="new: 1\n")
+            done = True
+        Run(folder).tidy()
+        found = everything(run.folder)
+        outcomes.append("earlier" if found == before else "new" if found == {"recipe.yaml": "new: 1\n"} else found)
+        assert folder.is_symlink() == linked
+        if done:
+            break
+    assert done
+    assert outcomes[0] == "earlier"
+    assert outcomes[-1] == "new"
+    assert outcomes == sorted(outcomes)  # never anything between, and never back
+
+
+def test_putting_back_killed_anywhere_is_put_back_the_next_time(tmp_path, monkeypatch):
+    for at in range(12):
+        run = finished(tmp_path / str(at))
+        shutil.rmtree(run.folder / ".model.tmp")
+        before = everything(run.folder)
+        run._move_aside()
+        with monkeypatch.context() as patched, contextlib.suppress(Cut):
+            Kills(patched, at)
+            run.tidy()
+        run.tidy()
+        assert everything(run.folder) == before
+
+
+def test_tidy_leaves_alone_what_is_not_ours(tmp_path):
+    own = (".git", ".x.tmp", ".notes.old", "checkpoints")
+    for name in own:
+        (tmp_path / name).mkdir()
+    Run(tmp_path).tidy()
+    (tmp_path / "recipe.yaml").write_text("")
+    for name in (".model.tmp", ".adapter.gone.tmp", ".replaced.old.gone.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".metrics.json.123.tmp").write_text("{")
+    (tmp_path / "checkpoints" / ".partial").mkdir()
+    (tmp_path / "checkpoints" / ".checkpoint-40.old").mkdir()
+    (tmp_path / "checkpoints" / "checkpoint-40.damaged").mkdir()
+    Run(tmp_path).tidy()
+    assert names(tmp_path) == sorted([*own, "recipe.yaml"])
+    assert names(tmp_path / "checkpoints") == ["checkpoint-40", "checkpoint-40.damaged"]
+
+
+def test_a_folder_with_nothing_but_what_a_kill_left_is_free(tmp_path):
+    (tmp_path / ".recipe.yaml.123.tmp").write_text("tas")
+    assert names(Run.create(tmp_path).folder) == []
+
+
+def test_a_run_of_a_later_format_is_refused(tmp_path):
+    run = finished(tmp_path / "a")
+    write_json(run.metrics_file, {"format_version": 2, "versions": {"equipoise": "7.1"}})
+    with pytest.raises(
+        RunError, match=r"has format version 2; this Equipoise reads 1\. Install a newer Equipoise: 7\.1 wrote"
+    ):
+        Run.open(run.folder)
+    for text in ("{", "[]", "{}", '{"format_version": "2"}', '{"format_version": 1}'):  # whoever needs it says so
+        run.metrics_file.write_text(text)
+        assert Run.open(run.folder) == run
+
+
+def test_a_line_that_the_disk_refuses_leaves_nothing(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    run.append_history({"step": 1})
+    before = run.history_file.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            run.append_history({"step": 2, "note": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert run.history_file.read_bytes() == before
+    run.append_history({"step": 2})
+    assert [line["step"] for line in run.history] == [1, 2]
+
+
+def test_damage_before_a_line_that_is_kept_is_told(tmp_path):
+    run = Run(tmp_path)
+    run.history_file.write_bytes(b'{"step": 1}\n\0\0\n{"step": 3}\n')
+    with pytest.raises(RunError, match=r"history\.jsonl:2 is damaged\. Take the line away"):
+        run.truncate_history(3)
+    assert run.truncate_history(2) == 1
+    assert run.history == [{"step": 1}]
 
 
 # The sidecar of the model

@@ -100,9 +100,15 @@ class ModelSettings(Section):
     backbone: str = Field(
         default="minilm",
         min_length=1,
-        description="'minilm' (the encoder that comes as a Python package), a Hugging Face id or a local folder",
+        description="'minilm' (the encoder that comes as a Python package), a local folder or a Hugging Face id; hub:OWNER/NAME is "
+        "never a folder",
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face id")
+    trust_remote_code: bool = Field(
+        default=False,
+        strict=True,
+        description="run the code that the backbone brings along; only where you have read it. See SECURITY.md",
+    )
     pooling: Literal["auto", "native", "mean", "cls", "last"] = Field(
         default="auto",
         description="native = the stock sequence-classification head's own, which keeps the folder stock; auto = native",
@@ -236,6 +242,14 @@ class TrainingSettings(Section):
         description="run every batch twice under different dropout and add this times how far the answers differ (R-Drop; "
         "half of its alpha); auto = 1 where every weight trains and there is dropout; null = once",
     )
+    on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
+        default="stop",
+        description="a loss, gradient, weight or label that is NaN or infinite: stop = end with an error; skip = leave that "
+        "update out, 10 in a row at most; rollback = go back to the last checkpoint and on at half the rate. See docs/watch.md",
+    )
+    max_rollbacks: int = Field(
+        default=3, ge=1, description="rollback: so many times at most; then the run ends with the error"
+    )
     averaging: Literal["ema", "swa"] | None = Field(
         default=None,
         description="judge and save an average of the weights: ema = a decaying one, swa = the plain mean of the last "
@@ -268,6 +282,12 @@ class TrainingSettings(Section):
     log_every_steps: int = Field(default=10, ge=1, description="one line in history.jsonl each")
     checkpoint_every_steps: int | None = Field(
         default=None, ge=1, description="resumable checkpoints in between; null = at every evaluation"
+    )
+    checkpoints_kept: int = Field(
+        default=2,
+        ge=1,
+        description="so many of the latest can be resumed from, while training; one more is on disk while it is written. Each "
+        "takes about three times the size of the weights that train; with 1 there is none before a damaged one",
     )
     keep_checkpoints: bool = Field(default=False, description="keep them in the run folder when the run is finished")
     workers: int = Field(default=0, ge=0, description="processes that prepare batches; 0 = none beside the main one")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -57,6 +57,11 @@ __all__ = [
 #: What `balance: auto` stands for: docs/study.md tells what it rests on. With one task it weighs nothing.
 AUTO_METHOD = "dao"
 
+#: A recipe is written by hand; PyYAML needs a minute for this much.
+_MOST_BYTES = 1 << 22
+#: A later Equipoise that reads recipes otherwise counts on from here.
+FORMAT_VERSION: Literal[1] = 1
+
 
 class Recipe(Section):
     """Everything that one run needs."""
@@ -67,6 +72,7 @@ class Recipe(Section):
     balance: BalanceSettings = Field(default_factory=BalanceSettings, description="the weights of the tasks' losses")
     training: TrainingSettings = Field(default_factory=TrainingSettings, description="the optimisation")
     output: str = Field(default="runs/run", min_length=1, description="the run folder")
+    format_version: Literal[1] = Field(default=FORMAT_VERSION, description="of this file; leave it to `equipoise`")
 
     @model_validator(mode="before")
     @classmethod
@@ -92,6 +98,8 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         RecipeError: one message that lists every problem.
     """
     if isinstance(source, Mapping):
+        if _recipe_yaml.too_deep(source):
+            raise RecipeError(f"recipe: nested more than {_recipe_yaml.DEPTH} levels deep, or in itself")
         data, where, base, name = copy.deepcopy(dict(source)), "recipe", Path.cwd(), "run"
     else:
         path = Path(source)
@@ -102,14 +110,20 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         data["output"] = f"runs/{name}"
     recipe = parse(data, where=where)
     update: dict[str, Any] = {"data": _resolve_paths(recipe.data, base)}
-    folder = base / Path(recipe.model.backbone).expanduser()
-    if recipe.model.backbone != "minilm" and folder.is_dir():  # else a hub id
-        update["model"] = recipe.model.model_copy(update={"backbone": str(folder.resolve())})
+    folder = os.path.join(base, os.path.expanduser(recipe.model.backbone))
+    named = recipe.model.backbone == "minilm" or recipe.model.backbone.startswith("hub:")
+    if not named and os.path.isdir(folder):  # else a hub id
+        update["model"] = recipe.model.model_copy(update={"backbone": os.path.realpath(folder)})
     return recipe.model_copy(update=update)
 
 
 def parse(data: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """Checks a mapping; see `load`. Paths are left as they are."""
+    version = data.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
+        raise RecipeError(
+            f"{where}: format_version {version}; this Equipoise reads {FORMAT_VERSION}. Install a newer Equipoise"
+        )
     problems: list[str] = []
     tasks = _parse_tasks(data.get("tasks"), problems)
     # A section with nothing below it, or with comments only, is null in YAML.
@@ -176,8 +190,8 @@ def mapping_of(path: Path) -> dict[str, Any]:
         RecipeError: there is no such file, or it holds something else.
     """
     try:
-        data = _recipe_yaml.load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        data = _recipe_yaml.load(_text_of(path))
+    except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     except _recipe_yaml.YamlError as error:
         raise RecipeError(f"{path}: not valid YAML: {error}") from None
@@ -191,10 +205,10 @@ def mapping_of(path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_of(path)
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe. `equipoise init DATA.csv` writes one from a table") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
     try:
         data = _recipe_yaml.load(text)
@@ -203,9 +217,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path}{line}: not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(
-            f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}; found {data!r}"
+            f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}; found {_short(data)}"
         )
     return data
+
+
+def _text_of(path: Path) -> str:
+    """A text file that somebody wrote by hand: no pipe, which could wait for ever, and no gigabytes."""
+    try:
+        if not path.is_dir() and path.exists() and not path.is_file():
+            raise RecipeError(f"{path}: is a pipe, a socket or a device. Save the recipe as a file first")
+        if path.exists() and path.stat().st_size > _MOST_BYTES:
+            raise RecipeError(f"{path}: has {path.stat().st_size} bytes; a recipe has at most {_MOST_BYTES}")
+        return path.read_text(encoding="utf-8")
+    except ValueError as error:  # no UTF-8, or a name that no file can have
+        raise RecipeError(f"{str(path)!r}: cannot be read: {error}") from None
+
+
+def _short(value: Any) -> str:
+    found = repr(value)
+    return found if len(found) <= 200 else f"{found[:200]}..."
 
 
 def value_of(text: str, where: str = "setting") -> Any:
@@ -235,17 +266,17 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def _parse_tasks(raw: Any, problems: list[str]) -> dict[str, TaskSettings]:
     if not isinstance(raw, Mapping) or not raw:
-        problems.append(f"tasks: expected a mapping of task names to settings, found {raw!r}")
+        problems.append(f"tasks: expected a mapping of task names to settings, found {_short(raw)}")
         return {}
     tasks: dict[str, TaskSettings] = {}
     for name, value in raw.items():
-        key = f"tasks.{name}"
+        key = f"tasks.{name}"[:100]
         if isinstance(value, TaskSettings):
             tasks[name] = value
             continue
         if not isinstance(name, str) or not re.fullmatch(r"\w[\w -]*", name):
             problems.append(
-                f"{key}: a task's name is text made of letters, digits, '_', '-' and spaces, found {name!r}"
+                f"{key}: a task's name is text made of letters, digits, '_', '-' and spaces, found {_short(name)}"
             )
         elif not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
             problems.append(f"{key}.type: missing. Expected one of {', '.join(available())}")
@@ -264,7 +295,7 @@ def _resolve_paths(data: DataSettings, base: Path) -> DataSettings:
         if not isinstance(value, str):
             return value
         expanded = re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", partial(_environment, key), value)
-        return expanded if expanded.startswith("hub:") else str((base / Path(expanded).expanduser()).resolve())
+        return expanded if expanded.startswith("hub:") else _placed(key, base, expanded)
 
     update: dict[str, Any] = {
         key: resolve(f"data.{key}", getattr(data, key)) for key in ("train", "validation", "test")
@@ -280,6 +311,14 @@ def _resolve_paths(data: DataSettings, base: Path) -> DataSettings:
             for index, table in enumerate(data.train)
         ]
     return data.model_copy(update=update)
+
+
+def _placed(key: str, base: Path, value: str) -> str:
+    """A path in full: one that is relative begins in a folder."""
+    try:
+        return str((base / Path(value).expanduser()).resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, a circle of links, a NUL
+        raise RecipeError(f"{key}: {_short(value)} is no path: {error}") from None
 
 
 def _environment(key: str, match: re.Match[str]) -> str:

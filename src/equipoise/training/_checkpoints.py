@@ -18,18 +18,19 @@ from transformers import Trainer, TrainerControl, TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from equipoise.balance import Balancer
-from equipoise.errors import RunError
 from equipoise.models import Sidecar, fit_private, restore_private, save_model
-from equipoise.runs import Run, replace_folder, write_json
+from equipoise.runs import Run, remove_folder, replace_folder, write_json
 from equipoise.training._averaging import WeightAverage
 from equipoise.training._clock import Clock
+from equipoise.training._faults import disk_faults, gone
+from equipoise.training._manifest import STATE_FILE, condition_of, keep_weights_only, seal
+from equipoise.training._reading import reading
 from equipoise.training._selection import Selection
 
-__all__ = ["RESUMABLE_FILES", "CheckpointedTrainer", "changing_weights", "unwrapped"]
+__all__ = ["CheckpointedTrainer", "changing_weights", "unwrapped"]
 
 BALANCER_FILE = "balancer.safetensors"
-STATE_FILE = "evaluations.json"
-RESUMABLE_FILES = "optimizer*"  # a checkpoint without them holds weights to choose from, and cannot be continued
+STATE_VERSION = 1
 
 
 class CheckpointedTrainer(Trainer):
@@ -46,11 +47,13 @@ class CheckpointedTrainer(Trainer):
     patience: int | None
     in_memory: bool
     average: WeightAverage | None
+    checkpoints_kept: int = 2  # so many of the latest can be resumed from; there is always one before a damaged one
 
     evaluations: list[dict[str, Any]]  # {"step", "metrics": {task: {...}}}
     best_step: int | None
     clock: Clock
     _kept: dict[int, dict[str, Tensor]]  # step -> what can change of the weights, with `in_memory`
+    load_warnings: list[str]  # what `load_best` could not have, in words
     _writing_to: str | None
     _window: dict[str, Any] | None  # what a checkpoint had summed up since the last logged step
 
@@ -59,37 +62,46 @@ class CheckpointedTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes a checkpoint beside its place and renames it: it is whole or absent."""
-        with self.clock.paused():
-            self._write_checkpoint(model, trial)
-
-    def _write_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         partial = self.run.checkpoint_folder / ".partial"
+        try:
+            with self.clock.paused(), disk_faults(self.run):
+                self._write_checkpoint(model, trial, partial)
+        finally:
+            self._writing_to = None
+            if self.is_world_process_zero():
+                shutil.rmtree(partial, ignore_errors=True)
+
+    def _write_checkpoint(self, model: nn.Module, trial: Any, partial: Path) -> None:
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self.is_world_process_zero():
+            if not self.run.folder.is_dir():
+                raise gone(self.run)  # else it would be made anew, around a checkpoint that belongs to nothing
             shutil.rmtree(partial, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self._writing_to = str(partial)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._writing_to = None
+        super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             state = {key: value.detach().cpu().contiguous() for key, value in self.balancer.state_dict().items()}
             save_file(state, partial / name / BALANCER_FILE)
-            own = {
-                "evaluations": self.evaluations,
-                "best_step": self.best_step,
-                "window": {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged},
-                "seconds": self.clock.seconds,
-            }
-            write_json(partial / name / STATE_FILE, own)
+            write_json(partial / name / STATE_FILE, self._own_state())
             if self.average is not None:
                 self.average.save(partial / name, unwrapped(self))
+            seal(partial / name, step=self.state.global_step, resumable=not self.args.save_only_model)
+            self.run.sync_history()
             replace_folder(partial / name, self.run.checkpoint_folder / name)
-            shutil.rmtree(partial, ignore_errors=True)
             self._prune()
         self.accelerator.wait_for_everyone()
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside what the stock Trainer does."""
+        return {
+            "format_version": STATE_VERSION,
+            "evaluations": self.evaluations,
+            "best_step": self.best_step,
+            "window": {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged},
+            "seconds": self.clock.seconds,
+        }
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         # At an epoch's last step the stock Trainer comes here twice, to save and then to evaluate. A run killed between
@@ -117,17 +129,13 @@ class CheckpointedTrainer(Trainer):
         return {self.evaluations[i]["step"] for i in self.selection.candidates(metrics)} if metrics else set()
 
     def _prune(self) -> None:
-        """Keeps the latest checkpoint whole, and of the others the weights that selection may still want."""
-        latest, wanted = self.run.checkpoints()[-1], self._wanted()
-        for path in self.run.checkpoints():
-            if path == latest:
-                continue
-            if int(path.name.rpartition("-")[2]) not in wanted:
-                shutil.rmtree(path)
-                continue
-            for file in path.iterdir():
-                if file.name.startswith(("optimizer", "scheduler", "rng_state", "scaler")):
-                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+        """Keeps the latest checkpoints whole, and of the others the weights that selection may still want."""
+        wanted = self._wanted()
+        for path in self.run.checkpoints()[: -self.checkpoints_kept]:
+            if int(path.name.rpartition("-")[2]) in wanted:
+                keep_weights_only(path)
+            else:
+                remove_folder(path)
 
     def _keep(self, weights: dict[str, Tensor]) -> None:
         """Keeps an evaluation's weights in memory, and of the earlier ones those that selection may still want."""
@@ -144,18 +152,28 @@ class CheckpointedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         # Parted models are saved under another name than the stock Trainer looks for, and the model may have parted
         # since the checkpoint, or not yet.
-        if self.sharded or not restore_private(unwrapped(self), Path(resume_from_checkpoint)):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with reading(resume_from_checkpoint):
+            if self.sharded or not restore_private(unwrapped(self), Path(resume_from_checkpoint)):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with reading(checkpoint):
+            super()._load_scaler(checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
-        self.balancer.load_state_dict(load_file(folder / BALANCER_FILE))
-        self.balancer.to(self.args.device)
-        saved = self._restore_state(folder)
-        self._window = saved["window"]
+        with reading(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            if checkpoint is None:
+                return
+            folder = Path(checkpoint)
+            self.balancer.load_state_dict(load_file(folder / BALANCER_FILE))
+            self.balancer.to(self.args.device)
+            saved = self._restore_state(folder)
+            self._window = saved["window"]
 
     def _restore_state(self, checkpoint: Path) -> dict[str, Any]:
         saved = _read_state(checkpoint)
@@ -186,9 +204,24 @@ class CheckpointedTrainer(Trainer):
     def load_best(self) -> int | None:
         """Puts the best evaluation's weights into the model: with averaging, the averages of that step.
 
+        Where that checkpoint is damaged, the best of those that are whole takes its place, and `load_warnings` says so.
+
         Returns:
             Its step, or None where nothing was evaluated: the weights stay the last ones.
         """
+        self.load_warnings = []
+        lost: set[int] = set()
+        while self.best_step is not None and self.best_step != self.state.global_step and not self.in_memory:
+            fault = self._fault_of(self.best_step)
+            if fault is None:
+                break
+            lost.add(self.best_step)
+            best = self.best_step
+            self.best_step = self._best_without(lost)
+            instead = "the last weights" if self.best_step is None else f"the best that is whole, step {self.best_step}"
+            self.load_warnings.append(
+                f"the weights of the best evaluation, step {best}, are lost: {fault}; kept: {instead}"
+            )
         if self.best_step is None or self.best_step == self.state.global_step:
             if self.average is not None:
                 self.average.put(unwrapped(self))
@@ -197,16 +230,32 @@ class CheckpointedTrainer(Trainer):
             fit_private(unwrapped(self), self._kept[self.best_step])
             put_weights(unwrapped(self), self._kept[self.best_step])
             return self.best_step
-        path = self.run.checkpoint_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.best_step}"
-        if not path.is_dir():
-            raise RunError(
-                f"the best checkpoint {path} is gone; the latest weights are in {self.run.checkpoints()[-1]}"
-            )
+        path = self._checkpoint_of(self.best_step)
         self._load_from_checkpoint(str(path))
         if self.average is not None:
             self.average.load(path, unwrapped(self))
             self.average.put(unwrapped(self))
         return self.best_step
+
+    def _checkpoint_of(self, step: int) -> Path:
+        return self.run.checkpoint_folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+    def _fault_of(self, step: int) -> str | None:
+        path = self._checkpoint_of(step)
+        return condition_of(path).fault if path.is_dir() else f"{path.name} is gone"
+
+    def _best_without(self, lost: set[int]) -> int | None:
+        """The best evaluation whose weights are still there."""
+        left = [
+            each
+            for each in self.evaluations
+            if each["step"] not in lost
+            and (each["step"] == self.state.global_step or self._checkpoint_of(each["step"]).is_dir())
+        ]
+        if not left:
+            return None
+        step: int = left[self.selection.best([each["metrics"] for each in left])]["step"]
+        return step
 
 
 def changing_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
-from rich.console import Console
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from equipoise import recipe as recipes
@@ -20,7 +18,8 @@ from equipoise.errors import RecipeError, RunError
 from equipoise.evaluation import score_histograms
 from equipoise.models import load_model, pick_device, save_model
 from equipoise.recipe import Recipe
-from equipoise.runs import Run, replace_folder, write_json, write_text
+from equipoise.runs import RUN_VERSION, Run, replace_folder, write_json
+from equipoise.terminal import Console
 from equipoise.training._branching import branching
 from equipoise.training._calibration import Lines, calibrate
 from equipoise.training._facts import quiet_transformers, training_facts, versions
@@ -28,13 +27,17 @@ from equipoise.training._judge import evaluate_splits
 from equipoise.training._pages import write_pages
 from equipoise.training._plan import Plan, make_plan
 from equipoise.training._progress import ProgressCallback
+from equipoise.training._ranks import on_main, processes
+from equipoise.training._resumable import Found
 from equipoise.training._selection import Selection
+from equipoise.training._session import begin, keep_rejected, note, take_up, vacate, writing
 from equipoise.training._trackers import Tracker, names_of_run, trackers
-from equipoise.training._trainer import RESUMABLE_FILES, MultiTaskTrainer
+from equipoise.training._trainer import MultiTaskTrainer
+from equipoise.training._watch_attempts import attempts
 
 __all__ = ["resume", "train"]
 
-METRICS_VERSION = 1
+METRICS_VERSION = RUN_VERSION
 
 
 def train(
@@ -72,42 +75,64 @@ def train(
         settings = recipes.load(recipe, overrides)
     if output is not None:
         settings = settings.model_copy(update={"output": str(output)})
-    run = Run.vacant(settings.output, overwrite=overwrite)
-    state = _processes()
-    plan = _plan(settings, run)
-    if state.is_main_process:
-        Run.create(run.folder, overwrite=overwrite)  # not before: until here nothing of an earlier run is lost
-        shutil.copyfile(plan.rejected_file, run.rejected_file)
-        write_text(run.recipe_file, recipes.dump(plan.recipe))
-    state.wait_for_everyone()
-    return _train(plan, run, None, progress, callbacks)
+    run = Run(Path(settings.output))
+    with writing(run):
+        on_main(lambda: vacate(run, overwrite))
+        plan = _plan(settings, run)
+        on_main(lambda: begin(run, plan, overwrite))  # not before: until here nothing of an earlier run is lost
+        return _train(plan, run, None, progress, callbacks)
 
 
-def resume(folder: str | Path, *, progress: bool = True, callbacks: Sequence[TrainerCallback] = ()) -> Run:
-    """Continues a run that was stopped, from its latest checkpoint; without one, from its start.
+def resume(
+    folder: str | Path,
+    *,
+    progress: bool = True,
+    callbacks: Sequence[TrainerCallback] = (),
+    trust_remote_code: bool = False,
+) -> Run:
+    """Continues a run that was stopped, from its latest checkpoint that is whole; without one, from its start.
+
+    Every byte of the checkpoint is compared with its manifest first. A damaged one is named and set aside (renamed
+    `checkpoint-STEP.damaged`), and the one before is taken.
+
+    Args:
+        folder: the run's.
+        progress: show it.
+        callbacks: of transformers' Trainer, beside our own.
+        trust_remote_code: where the run's recipe asks for it, run the code that its backbone brings along. The recipe in a
+            folder is not enough: the folder may be somebody else's.
 
     Raises:
-        RunError: there is no run in the folder, or it is finished.
+        RunError: there is no run in the folder, it is finished, another process trains there, a newer version wrote it,
+            or none of its checkpoints is whole.
     """
     run = Run(Path(folder))
-    if not run.recipe_file.is_file():
+    if not run.recipe_file.is_file() and not run.replaced_folder.is_dir():
         raise RunError(f"there is no run in '{folder}' to continue")
-    if run.metrics_file.exists():
-        raise RunError(
-            f"the run in '{folder}' is finished. Train a new one, or replace it: equipoise train RECIPE --overwrite"
-        )
-    checkpoints = run.checkpoints()
-    whole = [path for path in checkpoints if any(path.glob(RESUMABLE_FILES))]
-    if checkpoints and not whole:
-        raise RunError(f"the checkpoints in '{folder}' hold weights only, so the run cannot go on. Train it anew")
-    plan = _plan(recipes.load(run.recipe_file), run)
-    if _processes().is_main_process:
-        shutil.copyfile(plan.rejected_file, run.rejected_file)
-    return _train(plan, run, whole[-1] if whole else None, progress, callbacks)
+    with writing(run):
+        found = on_main(lambda: take_up(run))
+        for text in found.notes:  # now: what comes may fail
+            _console(progress).print(f"warning: {text}", highlight=False, markup=False)
+        try:
+            settings = recipes.load(run.recipe_file)
+        except RecipeError as error:
+            raise RunError(str(error)) from None
+        if settings.model.trust_remote_code and not trust_remote_code:
+            raise RunError(
+                f"the recipe in '{folder}' asks for its backbone's own code to be run, and none of it has run. Read it; to "
+                "run it, resume with trust_remote_code=True, or --trust-remote-code"
+            )
+        plan = _plan(settings, run)
+        on_main(lambda: keep_rejected(run, plan))
+        return _train(plan, run, found, progress, callbacks)
+
+
+def _console(progress: bool) -> Console:
+    return Console(quiet=not progress or not processes().is_main_process, soft_wrap=True)
 
 
 def _plan(recipe: Recipe, run: Run) -> Plan:
-    state = _processes()
+    state = processes()
     cache = run.cache_folder / str(state.process_index)  # each process reads the data for itself
     shutil.rmtree(cache, ignore_errors=True)
     try:
@@ -117,17 +142,24 @@ def _plan(recipe: Recipe, run: Run) -> Plan:
     return make_plan(recipe, cache)
 
 
-def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callbacks: Sequence[TrainerCallback]) -> Run:
-    state, recipe = _processes(), plan.recipe
-    console = Console(quiet=not progress or not state.is_main_process, soft_wrap=True)
+def _train(plan: Plan, run: Run, found: Found | None, progress: bool, callbacks: Sequence[TrainerCallback]) -> Run:
+    state, recipe = processes(), plan.recipe
+    console = _console(progress)
     started = time.perf_counter()
     for line in opening_lines(plan):
         console.print(line, highlight=False)
     with quiet_transformers():
         watching = [ProgressCallback(plan.prepared.tasks, console), *callbacks]
-        trainer = build_trainer(plan, run, watching, say=partial(console.print, highlight=False))
-        seconds = _optimise(trainer, run, checkpoint, console)
+        say = partial(console.print, highlight=False, markup=False)
+
+        def attempt(plan: Plan, found: Found) -> tuple[MultiTaskTrainer, float]:
+            trainer = build_trainer(plan, run, watching, say=say)
+            return trainer, _optimise(trainer, run, found, console)
+
+        plan, (trainer, seconds) = attempts(attempt, plan, run, found or Found(), say)
         best = trainer.load_best()
+        if state.is_main_process:
+            note(run, trainer.state.global_step, trainer.load_warnings, console)
         lines = calibrate(trainer)[0] if recipe.training.calibrate else {}
         weights = trainer.gathered_weights()
         if state.is_main_process:
@@ -147,11 +179,6 @@ def _train(plan: Plan, run: Run, checkpoint: Path | None, progress: bool, callba
     return run
 
 
-def _processes() -> PartialState:
-    """This process among its siblings: alone, or started by torchrun or `accelerate launch`."""
-    return PartialState(cpu=pick_device().type == "cpu")
-
-
 def _finish(
     trainer: MultiTaskTrainer,
     plan: Plan,
@@ -162,7 +189,7 @@ def _finish(
     started: float,
 ) -> list[str]:
     """Judges the model as it was saved, writes `metrics.json` and what people look at, and clears up; gives warnings."""
-    loaded = load_model(run.model_folder)
+    loaded = load_model(run.model_folder, trusted=plan.recipe.model.trust_remote_code)
     loaded.model.to(pick_device())
     metrics = evaluate_splits(loaded, plan, run)
     about = plan.describe()
@@ -189,6 +216,10 @@ def _finish(
     return warnings
 
 
+#: `trust_remote_code` without anything to trust.
+NO_CODE = "trust_remote_code: the backbone brings no code along, so the setting is not needed"
+
+
 def opening_lines(plan: Plan) -> list[str]:
     """What is said before the first step."""
     report = plan.prepared.report
@@ -199,13 +230,16 @@ def opening_lines(plan: Plan) -> list[str]:
     lines += [f"warning: {warning}" for warning in report["warnings"]]
     about = plan.describe()
     lines.append(
-        f"model: {plan.recipe.model.backbone}, {about['pooling']} pooling, "
+        f"model: {plan.backbone.name} ({plan.backbone.origin}), {about['pooling']} pooling, "
         f"{about['trainable_parameters']:,} of {about['parameters']:,} parameters train"
     )
     if plan.model.private_plan is not None:  # also through a peft model, which hands on what it does not know
         when = ", once their gradients disagree" if plan.recipe.model.private_when == "conflict" else ""
         count, tasks = plan.recipe.model.private_layers, len(plan.prepared.tasks)
         lines.append(f"private layers: the last {count} exist once for each of {tasks} tasks{when}")
+    if plan.recipe.model.trust_remote_code:
+        files = ", ".join(plan.backbone.code)
+        lines.append(f"trust_remote_code: the backbone's own code runs here: {files}" if files else NO_CODE)
     adapter = plan.recipe.model.adapter
     if adapter is not None and adapter.type == "mtl_lora":
         lines.append(f"adapters: mtl_lora, so the backbone runs once for each of {len(plan.prepared.tasks)} tasks")
@@ -262,8 +296,12 @@ def build_trainer(
         averaging_start=settings.averaging_start,
         consistency=plan.consistency,
         in_memory=in_memory,
+        on_nonfinite=settings.on_nonfinite,
+        max_rollbacks=settings.max_rollbacks,
+        say=say,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.checkpoints_kept = settings.checkpoints_kept
     return trainer
 
 
@@ -311,16 +349,18 @@ def training_arguments(plan: Plan, run: Run, *, evaluate: bool) -> TrainingArgum
         raise RunError(f"training.arguments: {error}. They are passed to transformers.TrainingArguments") from None
 
 
-def _optimise(trainer: MultiTaskTrainer, run: Run, checkpoint: Path | None, console: Console) -> float:
+def _optimise(trainer: MultiTaskTrainer, run: Run, found: Found, console: Console) -> float:
     """Runs the loop; returns its seconds."""
     started = time.perf_counter()
+    checkpoint, step = found.checkpoint, 0  # what stands at 0 tells how often the start was gone back to
     if checkpoint is not None:
         step = int(checkpoint.name.rpartition("-")[2])
         console.print(f"continuing from step {step}", highlight=False)
-    else:
-        step = -1
     if trainer.is_world_process_zero():
-        run.truncate_history(step)
+        kept = run.truncate_history(step)
+        note(run, step, found.notes)
+        if step > 0 and not kept:
+            note(run, step, ["history.jsonl held no line up to this step: what came before it is lost"], console)
     try:
         if checkpoint is not None and trainer.nothing_left(checkpoint):
             trainer.restore(checkpoint)
@@ -340,10 +380,13 @@ def _save(trainer: MultiTaskTrainer, plan: Plan, run: Run, weights: dict[str, to
     adapter = plan.recipe.model.adapter
     temporary = run.folder / ".model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    if adapter is not None and adapter.merge:
+    try:
+        if adapter is not None and adapter.merge:
+            save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary, state_dict=weights)
+            replace_folder(temporary, run.adapter_folder)
+            # In float32: half precision would round away much of what the adapter adds to a weight.
+            model, weights = model.float().merge_and_unload(), None
         save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary, state_dict=weights)
-        replace_folder(temporary, run.adapter_folder)
-        # In float32: half precision would round away much of what the adapter adds to a weight.
-        model, weights = model.float().merge_and_unload(), None
-    save_model(model, plan.backbone.tokenizer, plan.sidecar, temporary, state_dict=weights)
-    replace_folder(temporary, run.model_folder)
+        replace_folder(temporary, run.model_folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -7,9 +7,9 @@ scalar and the stock Trainer does the rest.
 from __future__ import annotations
 
 import contextlib
-import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainingArguments
 
-from equipoise.balance import Balancer
+from equipoise.balance import Balancer, NotFiniteError
 from equipoise.data import Collator, LengthGroupedSampler, ShuffleSampler
 from equipoise.errors import BalanceError, RunError
 from equipoise.models import Sidecar, forward_all, representation, slices
@@ -26,15 +26,18 @@ from equipoise.runs import Run
 from equipoise.tasks import Task
 from equipoise.training._averaging import Averaging, WeightAverage
 from equipoise.training._branching import Branching
-from equipoise.training._checkpoints import RESUMABLE_FILES, CheckpointedTrainer, changing_weights, unwrapped
+from equipoise.training._checkpoints import CheckpointedTrainer, changing_weights, unwrapped
 from equipoise.training._clock import Clock
 from equipoise.training._feeds import batch_losses, feed
 from equipoise.training._history import plain_numbers
 from equipoise.training._parameters import parameter_groups, plain_model, shared_parameters
 from equipoise.training._selection import Selection
 from equipoise.training._trackers import Tracker
+from equipoise.training._watch import Watch
+from equipoise.training._watch_baseline import ConstantBaseline
+from equipoise.training._watch_guard import Guard, OnNonFinite
 
-__all__ = ["RESUMABLE_FILES", "MultiTaskTrainer"]
+__all__ = ["MultiTaskTrainer"]
 
 
 class MultiTaskTrainer(CheckpointedTrainer):
@@ -66,6 +69,9 @@ class MultiTaskTrainer(CheckpointedTrainer):
             pass. A model without dropout gives the same answer twice, at twice the cost.
         in_memory: write no checkpoint; keep the weights that selection may still want in memory. Such a run cannot be
             resumed.
+        on_nonfinite: what to do about a number that is not finite; see `Guard`.
+        max_rollbacks: how often at most such a training is taken back.
+        say: shows a sentence to people, or None.
 
     Raises:
         RunError: an option does not go with a model that is sharded over processes.
@@ -102,6 +108,9 @@ class MultiTaskTrainer(CheckpointedTrainer):
         averaging_start: float = 0.5,
         consistency: float | None = None,
         in_memory: bool = False,
+        on_nonfinite: OnNonFinite = "stop",
+        max_rollbacks: int = 3,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.tasks, self.balancer, self.measured_at = dict(tasks), balancer, measured_at
         self.task_slices = slices(tasks)
@@ -112,8 +121,9 @@ class MultiTaskTrainer(CheckpointedTrainer):
         self.evaluations, self.best_step, self.clock = [], None, Clock()
         self.in_memory, self._kept = in_memory, {}
         self.average = averaging and WeightAverage(averaging, decay=averaging_decay, start=averaging_start)
-        self.rows_trained = 0  # by this process, since it started
+        self.rows_trained, self._began = 0, time.perf_counter()  # by this process, since it started
         self._writing_to, self._window = None, None
+        self._outputs: NDArray[np.float32] | None = None  # of the latest evaluation
         self._shared_parameters: list[nn.Parameter] | None = None
         self.branching = next((each for each in callbacks or () if isinstance(each, Branching)), None)
         self.trackers = [each for each in callbacks or () if isinstance(each, Tracker)]
@@ -128,6 +138,11 @@ class MultiTaskTrainer(CheckpointedTrainer):
         )
         self.balancer.to(self.args.device)
         self.feeds = feed(self, balancer, held_out)
+        writes = self.is_world_process_zero()
+        self.watch = Watch(list(self.tasks), self._record if writes else None, say)
+        self.guard = Guard(self, self.watch, on_nonfinite, max_rollbacks)
+        self.add_callback(self.guard)
+        self.baseline = ConstantBaseline(self.tasks, self.task_slices, train_dataset)
         if self.average is not None:
             self.add_callback(self.average)
         if self.sharded and (in_memory or averaging):
@@ -136,6 +151,8 @@ class MultiTaskTrainer(CheckpointedTrainer):
             raise RunError(f"{setting}: does not go with a model that is sharded over processes. Leave it out")
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if not self.rows_trained:
+            self._began = time.perf_counter()
         if self._window is not None:
             # The stock Trainer starts a new window when it resumes; the logged mean would miss what came before.
             self._tr_loss += self._window["loss"]
@@ -149,6 +166,15 @@ class MultiTaskTrainer(CheckpointedTrainer):
 
     # The step --------------------------------------------------------------------------------------------------------
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch, unless its update is left out."""
+        if not self.guard.left_out:
+            try:
+                return super().training_step(model, inputs, num_items_in_batch)
+            except NotFiniteError as error:
+                self.guard.fault(error)
+        return torch.zeros((), device=self.args.device)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -160,14 +186,20 @@ class MultiTaskTrainer(CheckpointedTrainer):
         self.feeds.before()
         self.feeds.keep(inputs)
         outputs, losses, labels = batch_losses(self, model, inputs)
-        del inputs["targets"], inputs["labelled"]  # the stock Trainer counts what is left as the model's inputs
+        # The stock Trainer counts what is left as the model's inputs.
+        rows = {name: inputs.pop(name) for name in ("targets", "labelled")}
         self.rows_trained += len(next(iter(inputs.values())))
         if self.branching is not None:
             self.branching.observe(losses, self.state.global_step)
+        counts = {name: loss.numel() for name, loss in losses.items()}
         try:
             loss = self.balancer(losses, shared=self._shared(), targets=labels)
+        except NotFiniteError as error:
+            self.guard.look_at_labels(error, **rows)
+            raise
         except BalanceError as error:
             raise BalanceError(f"step {self.state.global_step + 1}: {error}{self._last_good()}") from error
+        self.watch.batch(self.state.global_step + 1, **self.balancer.checked, counts=counts)
         return (loss, outputs) if return_outputs else loss
 
     def _shared(self) -> Tensor | Iterable[Tensor] | None:
@@ -179,17 +211,14 @@ class MultiTaskTrainer(CheckpointedTrainer):
             self._shared_parameters = shared_parameters(self.accelerator.unwrap_model(self.model), self.measured_at)
         return self._shared_parameters
 
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        return None if self.guard.left_out else super()._clip_grad_norm(model)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        # The last place before the update: whatever went wrong upstream, NaN does not reach the weights. Under a
-        # gradient scaler an infinite gradient is ordinary, and the scaler skips that step itself.
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        value = float(norm) if norm is not None else 0.0
-        if not math.isfinite(value) and self.accelerator.scaler is None:
-            raise BalanceError(
-                f"step {self.state.global_step + 1}: the gradient of the weights is not finite, although every task's loss "
-                f"is. Lower training.learning_rate, or set training.precision: fp32{self._last_good()}"
-            )
-        return norm
+        # The last place before the update: whatever went wrong upstream, NaN does not reach the weights.
+        norm = None if self.guard.left_out else super()._get_grad_norm(model, grad_norm=grad_norm)
+        self.guard.before_update(None if norm is None else float(norm))
+        return None if self.guard.left_out else norm
 
     def _last_good(self) -> str:
         checkpoints = self.run.checkpoints()
@@ -240,6 +269,8 @@ class MultiTaskTrainer(CheckpointedTrainer):
         model = unwrapped(self)
         # After the training the model holds what was chosen, which is not to be exchanged for the last average.
         averaged = self.average.in_place(model) if self.average and self.is_in_train else contextlib.nullcontext()
+        if self.is_in_train:
+            self.guard.check_weights()
         with averaged:
             metrics = self.score(dataset)
             judged = changing_weights(model) if self.in_memory and self.is_in_train else {}
@@ -269,13 +300,19 @@ class MultiTaskTrainer(CheckpointedTrainer):
             }
             if self.is_world_process_zero():
                 self._record(line)
+            self.watch.evaluated(self.state.global_step, self.baseline.worse(self._outputs, dataset))
         self.log(flat)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, flat)
         return flat
 
     def score(self, dataset: Any) -> dict[str, dict[str, Any]]:
         """Task -> metrics on tokenised rows."""
-        return self.metrics_of(self.outputs_of(dataset), dataset)
+        self._outputs = outputs = self.outputs_of(dataset)
+        if self.is_in_train and not np.isfinite(outputs).all():
+            bad = [name for name, own in self.task_slices.items() if not np.isfinite(outputs[:, own]).all()]
+            words = f"the outputs of {', '.join(bad)} on validation are not finite"
+            self.guard.fault(NotFiniteError(words, tasks=dict.fromkeys(bad, "output")), step=self.state.global_step)
+        return self.metrics_of(outputs, dataset)
 
     def outputs_of(self, dataset: Any) -> NDArray[np.float32]:
         """Logits of tokenised rows, `[rows, outputs]`, in training's precision."""
@@ -309,12 +346,44 @@ class MultiTaskTrainer(CheckpointedTrainer):
             line: dict[str, Any] = {"step": self.state.global_step, "epoch": round(float(self.state.epoch or 0), 4)}
             line |= {key: logs[key] for key in ("loss", "grad_norm", "learning_rate") if key in logs}
             if start_time is not None:
-                elapsed = max(time.time() - start_time, 1e-9)
+                # Not by `start_time`, which is of the clock on the wall, and that can be put back.
+                elapsed = max(time.perf_counter() - self._began, 1e-9)
                 line["samples_per_second"] = round(self.rows_trained / elapsed, 2)
             line["tasks"] = tasks
             line["cosines"] = last.get("cosines", {})
             self._record(plain_numbers(line))
+            self.watch.logged(self.state.global_step, tasks)
         super().log(logs, start_time)
+
+    # What a checkpoint keeps, and how a training begins and ends -----------------------------------------------------
+
+    def _own_state(self) -> dict[str, Any]:
+        return {**super()._own_state(), "guard": self.guard.state()}
+
+    def _restore_state(self, checkpoint: Path) -> dict[str, Any]:
+        saved = super()._restore_state(checkpoint)
+        self.guard.restore(saved.get("guard"))
+        return saved
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        self.guard.slow_down()
+        return prepared
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.guard.check_weights()
+        super()._save_checkpoint(model, trial)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains, and looks at what came of it."""
+        done = super().train(*args, **kwargs)
+        self.guard.finish()
+        return done
+
+    def restore(self, checkpoint: Path) -> None:
+        """Puts a checkpoint in place that is the end of the training."""
+        super().restore(checkpoint)
+        self.guard.finish()
 
     def _record(self, line: dict[str, Any]) -> None:
         self.run.append_history(line)
