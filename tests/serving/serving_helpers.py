@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import uvicorn
 from starlette.testclient import TestClient
 
 import equipoise as eq
 from equipoise.serving import create_app
+from equipoise.serving._server import server_of
 
 JSON = {"content-type": "application/json"}
 
@@ -87,18 +87,24 @@ def client_of(runs: Any, **settings: Any) -> Iterator[TestClient]:
 
 @contextlib.contextmanager
 def listening(runs: Any, **settings: Any) -> Iterator[str]:
-    """The application behind a real server on a free loopback port; gives its address."""
+    """The application behind the service's own server on a free loopback port; gives its address."""
+    with serving(runs, **settings) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def serving(runs: Any, **settings: Any) -> Iterator[tuple[str, Any]]:
+    """The same, and gives the server, too."""
     app = create_app(runs, **settings)
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    server = server_of(app, url)
     thread = threading.Thread(target=lambda: server.run(sockets=[sock]))
     thread.start()
-    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     try:
         wait_until(lambda: server.started)
-        yield url
+        yield url, server
     finally:
         server.should_exit = True
         thread.join(60)

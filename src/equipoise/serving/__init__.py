@@ -1,9 +1,10 @@
 """The HTTP service: trained runs behind JSON endpoints, and a page to try them.
 
 `serve` starts it and stays until it is told to stop; `create_app` gives the ASGI application for a server of your own.
-The order of a request: `_guard.py` (who may ask, what is logged and counted), `_app.py` (the endpoints), `_bodies.py`
-(what was sent, read within limits and checked), `_service.py` and `_runs.py` (which model), `_worker.py` (the one thread
-that uses it: requests of the same moment share its batches), and `_files.py` for whole tables.
+The order of a request: `_protocol.py` (the connection and its clocks), `_guard.py` (who may ask, what is logged and counted),
+`_app.py` (the endpoints), `_bodies.py` (what was sent, read within limits and checked), `_service.py` and `_runs.py` (which
+model), `_worker.py` (the one thread that uses it: requests of the same moment share its batches), and `_files.py` for whole
+tables.
 """
 
 from __future__ import annotations

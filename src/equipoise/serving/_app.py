@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
@@ -20,19 +23,22 @@ from equipoise.errors import EquipoiseError
 from equipoise.runs import Run
 from equipoise.serving._answers import Explanation, Health, Info, PredictResponse, Reloaded, Ticket, Told, body_of
 from equipoise.serving._bodies import ExplainRequest, PredictRequest, chunks, columns_of, read_json
-from equipoise.serving._files import KINDS
+from equipoise.serving._files import KINDS, File, disk_refusal
 from equipoise.serving._guard import Guard, note, stopping
 from equipoise.serving._limits import Limits
 from equipoise.serving._page import page_file
 from equipoise.serving._refusal import Problem, Refusal, json_response
-from equipoise.serving._runs import Served, named
+from equipoise.serving._runs import Loading, Served, named
 from equipoise.serving._service import Service
+from equipoise.serving._traces import trace_of
 from equipoise.serving._worker import Closed
 
 if TYPE_CHECKING:
     from equipoise.inference import Model
 
 __all__ = ["build"]
+
+log = logging.getLogger("equipoise.serving")
 
 PROBLEM: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "Refused, with what, where and how."},
@@ -55,11 +61,16 @@ def build(
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        sweeping = asyncio.create_task(_sweep(service))
+        often = min(1.0, limits.stuck_s / 4)
+        looking = [
+            asyncio.create_task(_every(60, lambda: asyncio.to_thread(service.files.sweep))),
+            asyncio.create_task(_every(often, service.watch)),
+        ]
         try:
             yield
         finally:
-            sweeping.cancel()
+            for task in looking:
+                task.cancel()
             await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -79,16 +90,38 @@ def build(
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _wrong_query)
     app.add_exception_handler(HTTPException, _no_route)
+    if token is not None:
+        _tell_token(app)
     _add_predictions(app, service)
     _add_files(app, service)
     _add_rest(app, service)
     return app
 
 
-async def _sweep(service: Service) -> None:
+def _tell_token(app: FastAPI) -> None:
+    """Lets OpenAPI tell that requests must carry a token."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        told = plain()
+        told.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        told["security"] = [{"token": []}]
+        told["paths"]["/health"]["get"]["security"] = []
+        return told
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+async def _every(seconds: float, look: Callable[[], Awaitable[None] | None]) -> None:
+    """Looks again and again; a look that fails is logged, and the next one comes."""
     while True:
-        await asyncio.sleep(60)
-        await asyncio.to_thread(service.files.sweep)
+        await asyncio.sleep(seconds)
+        try:
+            waiting = look()
+            if waiting is not None:
+                await waiting
+        except Exception as error:
+            log.error("the service could not look after itself\n%s", trace_of(error))
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -119,7 +152,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     @app.post("/predict", response_model=PredictResponse, responses=PROBLEM, openapi_extra=body_of(PredictRequest))
     async def predict(request: Request) -> Response:
         """Predicts every task for one text or many, in the order given."""
-        asked = await read_json(request, PredictRequest, limits)
+        asked = await read_json(request, PredictRequest, limits, service.state)
         if (asked.texts is None) == (asked.text is None):
             raise Refusal(422, "there must be 'texts' or 'text', and not both", "Send one of them.", where="texts")
         texts = asked.texts if asked.texts is not None else [asked.text or ""]
@@ -143,7 +176,7 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
     @app.post("/explain", response_model=Explanation, responses=PROBLEM, openapi_extra=body_of(ExplainRequest))
     async def explain(request: Request) -> Response:
         """Says which words of a text pushed one task's prediction, and how far."""
-        asked = await read_json(request, ExplainRequest, limits)
+        asked = await read_json(request, ExplainRequest, limits, service.state)
 
         def submit(served: Served) -> Future[Any]:
             from equipoise.inference import explain as explain_text
@@ -184,7 +217,10 @@ def _add_files(app: FastAPI, service: Service) -> None:
     ) -> Response:
         """Takes a table (the body, as it is) and scores it in the background."""
         service.run(run)
-        file = files.reserve(name)
+        try:
+            file = files.reserve(name)
+        except OSError as error:
+            raise disk_refusal(error) from None
         try:
             size = 0
             with file.source.open("wb") as sink:
@@ -199,7 +235,7 @@ def _add_files(app: FastAPI, service: Service) -> None:
                 file.lines += last != b"\n"
             for _ in range(10):
                 served = service.run(run)
-                await asyncio.to_thread(files.check, file, served)
+                await asyncio.get_running_loop().run_in_executor(files.checking, files.check, file, served)
                 if service.state.draining:
                     raise stopping()
                 with contextlib.suppress(Closed):
@@ -207,6 +243,9 @@ def _add_files(app: FastAPI, service: Service) -> None:
                     break
             else:
                 raise stopping()
+        except OSError as error:
+            files.remove(file)
+            raise disk_refusal(error) from None
         except BaseException:
             files.remove(file)
             raise
@@ -218,7 +257,7 @@ def _add_files(app: FastAPI, service: Service) -> None:
         return json_response(files.get(id).told())
 
     @app.get("/files/{id}/result", response_class=FileResponse, responses=PROBLEM)
-    async def fetch(id: str) -> Response:
+    async def fetch(request: Request, id: str) -> Response:
         """The table with the predictions as further columns, of the same kind."""
         file = files.get(id)
         if file.state == "failed":
@@ -227,15 +266,34 @@ def _add_files(app: FastAPI, service: Service) -> None:
             )
         if file.state != "done":
             raise Refusal(409, "the file is not done", "Ask for its state, and again when it is 'done'.", where="path")
-        file.fetched = True
-        stem = file.name.rpartition(".")[0] or "table"
-        return FileResponse(file.result, media_type=KINDS[file.kind], filename=f"{stem}-predicted.{file.kind}")
+        return _result(request, file)
 
     @app.delete("/files/{id}", status_code=204, responses=PROBLEM)
     async def forget(id: str) -> Response:
         """Forgets a table; if it is being scored, that ends."""
         files.remove(files.get(id))
         return Response(status_code=204)
+
+
+def _result(request: Request, file: File) -> Response:
+    try:
+        status = os.stat(file.result)
+    except FileNotFoundError:  # deleted since, or its place was needed
+        raise Refusal(404, "there is no such file", "Send it again.", where="path") from None
+    wanted = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", request.headers.get("range", ""))
+    if wanted is None or (
+        wanted[2] and int(wanted[2]) < int(wanted[1])
+    ):  # parts of other kinds are not given: the whole is a right answer to them, too
+        request.scope["headers"] = [(name, value) for name, value in request.scope["headers"] if name != b"range"]
+    elif int(wanted[1]) >= status.st_size:
+        headers = {"content-range": f"bytes */{status.st_size}"}
+        raise Refusal(
+            416, "the file ends before that", "Ask for a part that it has.", where="header Range", headers=headers
+        )
+    file.fetched = True
+    stem = file.name.rpartition(".")[0] or "table"
+    name = f"{stem}-predicted.{file.kind}"
+    return FileResponse(file.result, media_type=KINDS[file.kind], filename=name, stat_result=status)
 
 
 def _add_rest(app: FastAPI, service: Service) -> None:
@@ -252,13 +310,13 @@ def _add_rest(app: FastAPI, service: Service) -> None:
             }
         )
 
-    @app.get("/health", response_model=Health, responses={503: {"model": Health}})
+    @app.get("/health", response_model=Health, responses={**PROBLEM, 503: {"model": Health}})
     async def health() -> Response:
-        """200 when requests are taken, 503 while the service stops."""
-        stops = service.state.draining
-        return json_response({"status": "stopping" if stops else "ready"}, 503 if stops else 200)
+        """200 when requests are taken; 503 while the service stops, or where a model died or is stuck and stays so."""
+        status = "stopping" if service.state.draining else "failing" if service.runs.failing() else "ready"
+        return json_response({"status": status}, 200 if status == "ready" else 503)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    @app.get("/metrics", response_class=Response, responses={**PROBLEM, 200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Counters for Prometheus."""
         runs = service.runs.all()
@@ -270,7 +328,11 @@ def _add_rest(app: FastAPI, service: Service) -> None:
         """Loads a run anew; the old one answers until the new one stands."""
         before = service.run(name)
         try:
-            fresh = await asyncio.to_thread(service.runs.reload, name)
+            fresh = await asyncio.to_thread(service.runs.reload, name, wait=False)
+        except Loading:
+            raise Refusal(
+                409, "the run is being loaded already", "Wait for that.", where="run", headers={"retry-after": "5"}
+            ) from None
         except EquipoiseError as error:
             message = service.runs.without_paths(name, str(error))
             how = f"The old one goes on (version {before.version}). Mend the run and reload again."

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
+from itertools import islice
 from typing import Annotated, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from equipoise.serving._guard import State
 from equipoise.serving._limits import Limits
 from equipoise.serving._refusal import Refusal
 
@@ -18,6 +21,11 @@ __all__ = ["ExplainRequest", "PredictRequest", "chunks", "columns_of", "read_jso
 BYTES_PER_S = 65_536
 #: Of a body that is refused, so many bytes are still read, that the client sees the answer and no broken connection.
 DISCARDED = 64 << 20
+#: Values in a JSON body. Read, each takes up to half a kilobyte: eight megabytes of `{},{},` would take a gigabyte.
+VALUES = 65_536
+
+# A text, or what begins a value. Possessive, and closed by the end too: it never goes back, whatever is sent.
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[,\[{]', re.DOTALL)
 
 Text = Annotated[str, StringConstraints(strict=True)]
 Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
@@ -37,7 +45,8 @@ class PredictRequest(BaseModel):
         },
     )
 
-    texts: list[Text | Pair] | None = Field(
+    # The first wrong text is told, and there may be very many.
+    texts: Annotated[list[Text | Pair], Field(fail_fast=True)] | None = Field(
         default=None, description="texts, or pairs of texts if the run was trained on pairs"
     )
     text: Text | Pair | None = Field(default=None, description="one text, or one pair")
@@ -71,12 +80,21 @@ async def chunks(request: Request, limit: int, limits: Limits, *, what: str) -> 
         what: `body` or `file`, for the message.
 
     Raises:
-        Refusal: 413 it is too big; 408 it comes too slowly; 499 the client has gone.
+        Refusal: 413 it is too big; 408 it comes too slowly; 415 it is packed; 499 the client has gone.
     """
     loop = asyncio.get_running_loop()
     started, size = loop.time(), 0
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        # A few kilobytes can unpack to gigabytes.
+        raise Refusal(
+            415,
+            f"a {what} that is packed is not taken",
+            "Send it as it is, without the header Content-Encoding.",
+            where="header Content-Encoding",
+            headers={"accept-encoding": "identity", "connection": "close"},
+        )
     length = request.headers.get("content-length", "")
-    announced = int(length) if length.isdigit() else None
+    announced = int(length) if re.fullmatch("[0-9]{1,20}", length) else None
 
     def too_big() -> Refusal:
         found = f"more than {limit}" if announced is None else str(announced)
@@ -116,12 +134,18 @@ async def chunks(request: Request, limit: int, limits: Limits, *, what: str) -> 
             return
 
 
-async def read_json(request: Request, model: type[M], limits: Limits) -> M:
+async def read_json(request: Request, model: type[M], limits: Limits, state: State) -> M:
     """A JSON body, read and checked.
+
+    Args:
+        request: its body has not been read.
+        model: what it must be.
+        limits: of the service.
+        state: of the service; bodies that are being received are counted there.
 
     Raises:
         Refusal: 415 it is not declared as JSON; 400 it is no JSON, or not UTF-8; 422 it is another request's or wrong
-            somewhere, which is told; 413, 408 as `chunks`.
+            somewhere, which is told; 429 too much is being received; 413, 408 as `chunks`.
     """
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
@@ -132,13 +156,37 @@ async def read_json(request: Request, model: type[M], limits: Limits) -> M:
             "Send the header 'Content-Type: application/json'.",
             where="header Content-Type",
         )
-    body = b"".join([chunk async for chunk in chunks(request, limits.body_bytes, limits, what="body")])
+    parts: list[bytes] = []
+    held = 0
+    try:
+        async for chunk in chunks(request, limits.body_bytes, limits, what="body"):
+            held += len(chunk)
+            state.bodies += len(chunk)
+            if state.bodies > limits.bodies_bytes:
+                raise Refusal(
+                    429,
+                    "too much is being sent at the same time",
+                    "Try again in a moment, or send less at once.",
+                    headers={"retry-after": "5", "connection": "close"},
+                )
+            parts.append(chunk)
+        return _parsed(b"".join(parts), model)
+    finally:
+        state.bodies -= held
+
+
+def _parsed(body: bytes, model: type[M]) -> M:
     try:
         body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise Refusal(
             400, f"the body is not UTF-8: byte {error.start} is wrong", "Encode it as UTF-8.", where="body"
         ) from None
+    if body.count(b'"') + body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES:
+        # Most of them stand in texts, as a rule. A text and its comma are two.
+        if next(islice(_TOKEN.finditer(body), 2 * VALUES, None), None) is not None:
+            what = f"the body has more than {VALUES} values"
+            raise Refusal(422, what, "Send less at once, in several requests.", where="body")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -7,6 +7,7 @@ long is bounded.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import re
 import secrets
@@ -14,26 +15,26 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from equipoise.errors import DataError, EquipoiseError
+from equipoise.errors import DataError, EquipoiseError, ServiceError
+from equipoise.serving._guard import short_of_memory
 from equipoise.serving._limits import Limits
 from equipoise.serving._measures import Measures
+from equipoise.serving._parquet_check import TooMuch, rows_of
 from equipoise.serving._refusal import Refusal
 from equipoise.serving._runs import Served
+from equipoise.serving._stand_ins import Cancelled, FirstRows, Lane, Opened
+from equipoise.serving._traces import trace_of
 from equipoise.serving._worker import Closed, WorkerFailure
 
 if TYPE_CHECKING:
     from equipoise.inference import Counts, Model
 
-__all__ = ["KINDS", "File", "Files"]
+__all__ = ["KINDS", "File", "Files", "disk_refusal"]
 
 log = logging.getLogger("equipoise.serving")
 
@@ -45,14 +46,6 @@ KINDS = {
 }
 #: Rows that are read, scored and written together.
 BATCH_ROWS = 1024
-
-
-class _Cancelled(Exception):
-    """The table is not wanted any more."""
-
-
-class _Opened(Exception):
-    """The table could be opened and its first rows read: there is nothing more to check."""
 
 
 @dataclass(eq=False)
@@ -101,10 +94,17 @@ class Files:
 
     def __init__(self, limits: Limits, measures: Measures) -> None:
         self._limits, self._measures = limits, measures
-        self._folder = Path(tempfile.mkdtemp(prefix="equipoise-serve-"))  # for this user only
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="equipoise-serve-"))  # for this user only
+        except OSError as error:
+            raise ServiceError(
+                f"there is no place for tables ({error.strerror or error}). Set TMPDIR to a folder with room"
+            ) from None
         self._lock = threading.Lock()
         self._files: dict[str, File] = {}
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="equipoise-file")
+        #: For `check`, which may start another process: few at once, and in nobody else's way.
+        self.checking = ThreadPoolExecutor(max_workers=2, thread_name_prefix="equipoise-check")
 
     def reserve(self, name: str) -> File:
         """A place for a table that is about to be sent.
@@ -129,7 +129,7 @@ class Files:
                     raise self._no_room()
                 self._remove(min(fetched, key=lambda file: file.changed))
             id_ = secrets.token_urlsafe(18)
-            shown = re.sub(r"[^\w.-]+", "_", name.rsplit("/")[-1])[-80:]
+            shown = re.sub(r"[^\w.-]+|\.{2,}", "_", name.rsplit("/")[-1])[-80:].lstrip(".-") or kind
             source, result = (self._folder / f"{id_}.{part}.{kind}" for part in ("in", "out"))
             file = File(id_, shown, kind, source, result, changed=time.monotonic())
             self._files[id_] = file
@@ -145,14 +145,11 @@ class Files:
             if file.source.stat().st_size == 0:
                 raise DataError(f"{file.name} is empty. Send a table with a header and rows")
             if file.kind == "parquet":
-                import pyarrow.parquet as pq
-
-                with contextlib.suppress(Exception):  # what it is instead is told by the reader below
-                    file.rows_total = pq.read_metadata(file.source).num_rows
+                file.rows_total = _parquet_rows(file, self._limits.file_rows)
             else:
                 file.rows_total = max(0, file.lines - (file.kind != "jsonl"))
-            self._predict(file, _FirstRows(served.model))
-        except _Opened:
+            self._predict(file, FirstRows(served.model))
+        except Opened:
             pass
         except EquipoiseError as error:
             raise Refusal(
@@ -232,6 +229,7 @@ class Files:
         with self._lock:
             for file in self._files.values():
                 file.cancelled = True
+        self.checking.shutdown(wait=False, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -242,39 +240,50 @@ class Files:
             if file.cancelled:
                 return
             self._set(file, "running")
-            counts = self._predict(file, _Lane(served, file))
+            counts = self._predict(file, Lane(served, lambda: file.cancelled))
             file.rows_done, file.bad, file.rows_total = counts.rows, counts.bad, counts.rows
             self._set(file, "done")
-        except _Cancelled:
+        except Cancelled:
             pass
         except EquipoiseError as error:
             self._set(file, "failed", self._shown(file, error))
         except WorkerFailure as error:
             self._set(file, "failed", str(error))
+        except OSError as error:
+            self._set(file, "failed", f"its result could not be written: {_trouble(error)}")
+        except MemoryError:
+            self._set(file, "failed", "the service is short of memory. Split it, or try again later")
         except Exception as error:
-            log.error("a table failed", exc_info=error)
+            log.error("a table failed\n%s", trace_of(error))
             self._set(file, "failed", f"the service failed ({type(error).__name__})")
         finally:
             served.worker.release()
             file.source.unlink(missing_ok=True)
-            if file.cancelled:
+            if file.cancelled or file.state == "failed":
                 file.result.unlink(missing_ok=True)
 
-    def _predict(self, file: File, model: _FirstRows | _Lane) -> Counts:
+    def _predict(self, file: File, model: FirstRows | Lane) -> Counts:
         from equipoise.inference import predict_file
 
         def progress(counts: Counts) -> None:
             self._measures.rows.labels(file.run).inc(counts.rows - file.rows_done)
             file.rows_done, file.bad = counts.rows, counts.bad
             if file.cancelled:
-                raise _Cancelled
+                raise Cancelled
             if counts.rows > self._limits.file_rows:
                 raise DataError(f"{file.name} has more than {self._limits.file_rows} rows. Split it")
             if self._bytes() > self._limits.files_bytes:
                 raise DataError(f"{file.name}: there is no room for its result. Split it, or try again later")
 
         # Both have what predict_file uses of a model: text, tasks, read and outputs.
-        return predict_file(cast("Model", model), file.source, file.result, batch_rows=BATCH_ROWS, progress=progress)
+        return predict_file(
+            cast("Model", model),
+            file.source,
+            file.result,
+            batch_rows=BATCH_ROWS,
+            progress=progress,
+            most_characters=self._limits.characters_per_text,
+        )
 
     def _set(self, file: File, state: str, error: str | None = None) -> None:
         with self._lock:
@@ -308,41 +317,21 @@ class Files:
         )
 
 
-class _FirstRows:
-    """Stands for a model until the first rows are to be predicted."""
-
-    def __init__(self, model: Model) -> None:
-        self.text, self.tasks, self.read = model.text, model.tasks, model.read
-
-    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any:
-        """Everything before has worked."""
-        raise _Opened
+def disk_refusal(error: OSError) -> Refusal:
+    """What a request is told when its table cannot be kept."""
+    if error.errno == errno.ENOMEM:  # no other process could be started
+        return short_of_memory()
+    how = "Try again later, or tell whoever runs the service."
+    return Refusal(507, f"the file cannot be kept: {_trouble(error)}", how, headers={"retry-after": "60"})
 
 
-class _Lane:
-    """Stands for a model: its predictions are made by the worker, between the requests."""
+def _trouble(error: OSError) -> str:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "the disk of the service is full" if full else f"its folder fails ({error.strerror or type(error).__name__})"
 
-    def __init__(self, served: Served, file: File) -> None:
-        model = served.model
-        self.text, self.tasks, self.read = model.text, model.tasks, model.read
-        self._worker, self._file = served.worker, file
 
-    def outputs(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Any:
-        """`[n, outputs]`, as `Model.outputs`."""
-        columns = [texts] if pairs is None else [texts, pairs]
-        # Similar lengths together: the worker cuts slices in this order.
-        order = np.argsort([-sum(len(column[i]) for column in columns) for i in range(len(texts))], kind="stable")
-        future = self._worker.table([[column[i] for i in order] for column in columns])
-        while True:
-            try:
-                outputs = future.result(timeout=0.2)
-            except NotYet:
-                if future.done():  # the model's own time-out, not ours
-                    raise
-                if self._file.cancelled:
-                    future.cancel()
-                    raise _Cancelled from None
-            else:
-                found = np.empty_like(outputs)
-                found[order] = outputs
-                return found
+def _parquet_rows(file: File, most: int) -> int | None:
+    try:
+        return rows_of(file.source, most)
+    except TooMuch as error:
+        raise DataError(f"{file.name} {error}") from None

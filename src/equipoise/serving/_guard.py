@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import logging
@@ -14,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from equipoise.serving._measures import Measures, route_of
 from equipoise.serving._refusal import Refusal
+from equipoise.serving._traces import trace_of
 
-__all__ = ["Guard", "State", "note", "stopping"]
+__all__ = ["Guard", "State", "note", "short_of_memory", "stopping"]
 
 log = logging.getLogger("equipoise.serving")
 
@@ -32,6 +34,16 @@ HEADERS = {
 FREE = {"/", "/page", "/health"}
 #: Routes that are answered while the service stops: what was accepted is fetched, and its end is watched.
 STAYING = {"/health", "/metrics", "/info", "/files/{id}", "/files/{id}/result"}
+#: Headers of which a request may have one: of two, others may believe another one than we do.
+ONCE = {
+    b"host",
+    b"authorization",
+    b"content-length",
+    b"content-type",
+    b"content-encoding",
+    b"transfer-encoding",
+    b"origin",
+}
 
 
 class State:
@@ -40,6 +52,7 @@ class State:
     def __init__(self) -> None:
         self.draining = False
         self.busy = 0  # requests that are being answered
+        self.bodies = 0  # bytes of JSON bodies that are being received or read
 
 
 class Guard:
@@ -65,7 +78,8 @@ class Guard:
         any_address: bool,
     ) -> None:
         self._app, self._state, self._measures = app, state, measures
-        self._token = None if token is None else token.encode()
+        # Digests are compared: they have one length, so not even the token's can be found out by the clock.
+        self._token = None if token is None else hashlib.sha256(token.encode()).digest()
         self._hosts = {"localhost", *(host.lower().strip("[]") for host in hosts)}
         self._any_address = any_address
 
@@ -99,10 +113,14 @@ class Guard:
                 await self._app(scope, receive, add)
             except Refusal as refusal:
                 await refusal.response()(scope, receive, add)
+            except MemoryError:
+                if status:
+                    raise Broken from None
+                await short_of_memory().response()(scope, receive, add)
             except Exception as error:
-                log.error("a bug at %s", route, exc_info=error)
+                log.error("a bug at %s\n%s", route, trace_of(error))
                 if status:  # half an answer is out: nothing sound can follow it
-                    raise
+                    raise Broken from None
                 what = f"the service failed ({type(error).__name__})"
                 await Refusal(500, what, "It is a bug of the service; its log tells more.").response()(
                     scope, receive, add
@@ -125,6 +143,10 @@ class Guard:
 
     def _check(self, scope: Scope, route: str) -> None:
         headers = dict(scope["headers"])
+        names = [name for name, _ in scope["headers"] if name in ONCE]
+        if len(names) != len(set(names)):
+            twice = next(name for name in names if names.count(name) > 1).decode("latin-1")
+            raise Refusal(400, f"the header {twice} stands there twice", "Send it once.", where=f"header {twice}")
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._known(host):
             raise Refusal(
@@ -135,7 +157,7 @@ class Guard:
             )
         if scope["method"] not in {"GET", "HEAD"}:
             origin = headers.get(b"origin")
-            if origin is not None and urlsplit(origin.decode("latin-1")).netloc.lower() != host.lower():
+            if origin is not None and _place(origin) != host.lower():
                 raise Refusal(
                     403,
                     "a page of another site sent the request",
@@ -144,7 +166,9 @@ class Guard:
                 )
         if self._token is not None and route not in FREE:
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
+            if kind.lower() != b"bearer" or not hmac.compare_digest(
+                hashlib.sha256(given.strip()).digest(), self._token
+            ):
                 what = "the token is wrong" if given else "the service asks for a token"
                 raise Refusal(
                     401,
@@ -169,6 +193,24 @@ class Guard:
             return False
         # A name that an attacker makes point here (DNS rebinding) is a name; addresses in numbers are what they say.
         return address.is_loopback or self._any_address
+
+
+class Broken(Exception):
+    """An answer was begun and cannot be finished: the server closes the connection."""
+
+
+def _place(origin: bytes) -> str | None:
+    try:
+        return urlsplit(origin.decode("latin-1")).netloc.lower()
+    except ValueError:  # no address at all
+        return None
+
+
+def short_of_memory() -> Refusal:
+    """What a request is told that there is no memory for."""
+    return Refusal(
+        503, "the service is short of memory", "Try again later, or send less.", headers={"retry-after": "10"}
+    )
 
 
 def stopping() -> Refusal:

@@ -48,6 +48,13 @@ class Measures:
         self.rejected = Counter("equipoise_rejected", "Requests refused because too much waited.", **of)
         self.waiting_requests = Gauge("equipoise_waiting_requests", "Requests that wait for the model.", ["run"], **of)
         self.waiting_texts = Gauge("equipoise_waiting_texts", "Texts that wait for the model.", ["run"], **of)
+        self.closed = Counter(
+            "equipoise_connections_closed",
+            "Connections that the service closed or refused, by reason.",
+            ["reason"],
+            **of,
+        )
+        self.replaced = Counter("equipoise_workers_replaced", "Workers that died or were stuck.", ["run"], **of)
         self.busy = Gauge("equipoise_requests_in_progress", "Requests that are being answered.", **of)
         self.model = Gauge("equipoise_model", "1 for the version of a run that is served.", ["run", "version"], **of)
 

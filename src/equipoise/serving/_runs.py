@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,16 @@ from equipoise.serving._worker import Worker
 if TYPE_CHECKING:
     from equipoise.inference import Model
 
-__all__ = ["Runs", "Served", "named"]
+__all__ = ["Loading", "Runs", "Served", "named"]
 
 Observe = Callable[[str, int, int], None]
 Signature = list[tuple[str, int, int, int]]  # name, inode, bytes, time of the last change
+#: Stuck threads of a run beside which one more worker is tried.
+LEFT = 2
+
+
+class Loading(Exception):
+    """The run is being loaded anew already."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,10 @@ class Runs:
         self._folders, self._device, self._precision = dict(folders), device, precision
         self._limits, self._observe = limits, observe
         self._loading = {name: threading.Lock() for name in folders}
+        self._left: dict[str, list[Worker]] = {
+            name: [] for name in folders
+        }  # given up, their threads maybe still there
+        self._retired: list[Worker] = []  # replaced by a reload, and finishing what they have
         self._served: dict[str, Served] = {}
         try:
             for name in folders:
@@ -159,17 +169,80 @@ class Runs:
         """The run of that name as it is served now; None = the default. None if there is no such."""
         return self._served.get(self.default if name is None else name)
 
-    def reload(self, name: str) -> Served:
+    def reload(self, name: str, *, wait: bool = True) -> Served:
         """Loads a run anew beside the old one, which answers until the new one stands and then finishes what it has.
+
+        Args:
+            name: of the run.
+            wait: for one that is being loaded already, and load it once more then.
 
         Raises:
             RunError: it cannot be loaded; the old one goes on.
+            Loading: it is being loaded already.
         """
-        with self._loading[name]:
+        if not self._loading[name].acquire(blocking=wait):
+            raise Loading
+        try:
             fresh = self._load(name)
             old, self._served[name] = self._served[name], fresh
             old.worker.close()
+            self._retired.append(old.worker)
+        finally:
+            self._loading[name].release()
         return fresh
+
+    def heal(self) -> list[tuple[str, str]]:
+        """Gives up workers that have died or are stuck, and gives their models to new ones.
+
+        A thread that is stuck cannot be ended, so it stays behind. Where `LEFT` of them are, another would hardly help: the
+        run then answers that it cannot, until one of them ends or it is loaded anew.
+
+        Returns:
+            The runs that lost a worker, and why.
+        """
+        lost: list[tuple[str, str]] = []
+        stuck = f"the model has not come back for {self._limits.stuck_s:g} s"
+        self._retired = [worker for worker in self._retired if worker.alive]
+        for worker in self._retired:
+            if worker.busy_s > self._limits.stuck_s and worker.abandoned is None:
+                worker.abandon(stuck)
+        for served in self.all():
+            worker, name = served.worker, served.name
+            if worker.abandoned is None:
+                if not worker.alive and self._served[name] is served:
+                    worker.abandon("its worker died")
+                elif worker.busy_s > self._limits.stuck_s:
+                    worker.abandon(stuck)
+                else:
+                    continue
+                lost.append((name, worker.abandoned or ""))
+            if not self._loading[name].acquire(blocking=False):
+                continue  # a new one is on its way
+            try:
+                left = [other for other in self._left[name] if other.alive]
+                if worker not in left and worker.alive:
+                    left.append(worker)
+                self._left[name] = left
+                if len(left) <= LEFT and self._served[name] is served:
+                    self._served[name] = replace(served, worker=self._worker(name, served.model))
+            finally:
+                self._loading[name].release()
+        return lost
+
+    def failing(self) -> list[str]:
+        """Runs that cannot answer now."""
+        return [
+            served.name
+            for served in self.all()
+            if served.worker.abandoned is not None
+            or not served.worker.alive
+            or served.worker.busy_s > self._limits.stuck_s
+        ]
+
+    def abandon(self, reason: str) -> None:
+        """Tells all who still wait that they get no answer."""
+        for worker in (*self._retired, *(served.worker for served in self.all())):
+            worker.abandon(reason)
 
     def without_paths(self, name: str, message: str) -> str:
         """An error's words without the place of the run on this machine."""
@@ -183,7 +256,7 @@ class Runs:
         for served in self._served.values():
             served.worker.close()
         for served in self._served.values():
-            served.worker.join(10)
+            served.worker.join(0.5 if served.worker.abandoned is not None else 10)
 
     def _load(self, name: str) -> Served:
         from equipoise.inference import load, own_memory
@@ -199,10 +272,12 @@ class Runs:
                 raise RunError(f"{folder} was written to while it was read. Load it again when it is finished")
         except OSError as error:
             raise RunError(f"{folder} cannot be read: {error.strerror or error}") from error
+        except (MemoryError, RuntimeError) as error:  # torch has no error of its own for a processor's memory
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            raise RunError(f"there is not enough memory to load {folder}. Free some, or use a smaller model") from error
         main = _main_metrics(model, metrics)
-        worker = Worker(
-            model, self._limits, name=name, observe=lambda texts, requests: self._observe(name, texts, requests)
-        )
+        worker = self._worker(name, model)
         try:  # the first prediction of a model is slow, and shows whether it works
             worker.predict([["."] for _ in model.text]).result()
         except Exception as error:
@@ -210,6 +285,11 @@ class Runs:
             raise RunError(f"{folder} was loaded but cannot predict: {_first_line(error)}") from error
         now = datetime.now(UTC).isoformat(timespec="seconds")
         return Served(name, version, now, model, worker, main, model_folder, before)
+
+    def _worker(self, name: str, model: Model) -> Worker:
+        return Worker(
+            model, self._limits, name=name, observe=lambda texts, requests: self._observe(name, texts, requests)
+        )
 
 
 def _find(folder: Path) -> tuple[Path, dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -15,19 +17,22 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
 from equipoise.errors import EquipoiseError, ServiceError
 from equipoise.runs import Run
 from equipoise.serving._app import build
 from equipoise.serving._limits import Limits
+from equipoise.serving._protocol import HEAD_BYTES, protocol_of
 from equipoise.serving._service import Service
+from equipoise.serving._traces import trace_of
 
-__all__ = ["run_server"]
+__all__ = ["run_server", "server_of"]
 
 log = logging.getLogger("equipoise.serving")
 
-#: Connections at once; beyond it the server itself answers 503.
-CONNECTIONS = 900
+#: Files that the process may need beside its connections: tables, the model, what libraries open.
+SPARE_FILES = 300
 
 
 def run_server(
@@ -68,18 +73,7 @@ def run_server(
             precision=precision,
             limits=limits,
         )
-        config = uvicorn.Config(
-            app,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            ws="none",
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=5,
-        )
-        server = _Server(config, app.state.equipoise, _shown(host, sock.getsockname()[1]))
+        server = server_of(app, _shown(host, sock.getsockname()[1]))
         before = signal.getsignal(signal.SIGHUP)
         in_main = threading.current_thread() is threading.main_thread()
         if in_main:
@@ -93,6 +87,51 @@ def run_server(
         sock.close()
 
 
+def server_of(app: FastAPI, url: str) -> _Server:
+    """The server of an application that `build` made, not started.
+
+    Args:
+        app: the application.
+        url: what it says where it listens.
+    """
+    service: Service = app.state.equipoise
+    limits = service.limits
+
+    def count(reason: str) -> None:
+        service.measures.closed.labels(reason).inc()
+
+    config = uvicorn.Config(
+        app,
+        # Not whichever parser happens to be installed: limits and clocks are this one's.
+        http=protocol_of(limits, count, _connections(limits.connections)),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        backlog=128,
+        timeout_keep_alive=limits.idle_s,  # type: ignore[arg-type]  # it takes any number of seconds
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )
+    return _Server(config, service, url)
+
+
+def _connections(wanted: int) -> int:
+    """Connections for which this process may have files, after it has asked for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        more = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with contextlib.suppress(OSError, ValueError):  # it is a request; what is there is divided below
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    return max(1, min(wanted, max(soft - SPARE_FILES, soft // 2)))
+
+
 class _Server(uvicorn.Server):
     """Uvicorn, which at the first signal takes nothing new, finishes what was accepted and only then goes."""
 
@@ -100,6 +139,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._url = service, url
         self._deadline: float | None = None
+        self._last: float | None = None  # when it goes, answered or not
         self._accepted: set[str] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -121,9 +161,13 @@ class _Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to go."""
         if self._deadline is not None:
-            files = bool(self._accepted & self._service.files.unsettled())
-            busy = bool(self._service.state.busy) or files
-            self.should_exit = self.should_exit or not busy or time.monotonic() > self._deadline
+            now, service = time.monotonic(), self._service
+            if self._last is None and now > self._deadline:
+                service.abandon("the service stops and could not finish it in time")
+                self._last = now + 2  # for those answers to go out
+            waited_for = self._last is None and bool(self._accepted & service.files.unsettled())
+            busy = bool(service.state.busy) or waited_for
+            self.should_exit = self.should_exit or not busy or (self._last is not None and now > self._last)
         return await super().on_tick(counter)
 
     def reload_all(self) -> None:
@@ -135,7 +179,7 @@ class _Server(uvicorn.Server):
             except EquipoiseError as error:
                 log.error("%s goes on as it is: %s", served.name, error)
             except Exception as error:  # a bug must not keep the other runs from being loaded
-                log.error("%s goes on as it is", served.name, exc_info=error)
+                log.error("%s goes on as it is\n%s", served.name, trace_of(error))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,9 +19,11 @@ from equipoise.serving._limits import Limits
 from equipoise.serving._measures import Measures
 from equipoise.serving._refusal import Refusal
 from equipoise.serving._runs import Runs, Served
-from equipoise.serving._worker import Closed, Full, WorkerFailure
+from equipoise.serving._worker import Closed, Full, Unanswered, WorkerFailure
 
 __all__ = ["Service"]
+
+log = logging.getLogger("equipoise.serving")
 
 
 class Service:
@@ -38,6 +41,18 @@ class Service:
         observe = self.measures.observe_batch
         self.runs = Runs(folders, device=device, precision=precision, limits=limits, observe=observe)
         self.files = Files(limits, self.measures)
+
+    def watch(self) -> None:
+        """Looks after the workers, once a second: those that died or are stuck are replaced."""
+        if self.state.draining:
+            return
+        for name, why in self.runs.heal():
+            log.error("%s: %s; what it was at and what waited was answered with 503", name, why)
+            self.measures.replaced.labels(name).inc()
+
+    def abandon(self, reason: str) -> None:
+        """Answers everything that still waits with 503."""
+        self.runs.abandon(reason)
 
     def close(self) -> None:
         """Ends tables and workers."""
@@ -65,7 +80,8 @@ class Service:
         """Hands work to a run's worker and waits for it.
 
         Raises:
-            Refusal: 429 too much waits; 503 the service stops; 504 it took too long; 499 the client has gone; 422 the
+            Refusal: 429 too much waits; 503 the service stops, or its worker died or is stuck; 504 it took too
+                long; 499 the client has gone; 422 the
                 model refuses the text; 500 the model failed.
         """
         for _ in range(10):
@@ -73,6 +89,8 @@ class Service:
             try:
                 future = submit(served)
             except Closed:  # it was loaded anew between these two lines: ask the new one
+                if served.worker.abandoned is not None and self.runs.get(name) is served:
+                    raise _unanswered(served.worker.abandoned) from None
                 continue
             except Full as full:
                 self.measures.rejected.inc()
@@ -84,12 +102,23 @@ class Service:
                 ) from None
             try:
                 return served, await _finished(request, future, self.limits.answer_s)
+            except Unanswered as error:
+                raise _unanswered(str(error)) from None
             except WorkerFailure as error:
                 raise Refusal(500, str(error), "Send other texts, or tell whoever runs the service.") from None
             except EquipoiseError as error:
                 message = self.runs.without_paths(served.name, str(error))
                 raise Refusal(422, message, "Mend the request.") from None
         raise stopping()
+
+
+def _unanswered(why: str) -> Refusal:
+    return Refusal(
+        503,
+        why,
+        "Try again in a moment; if it stays, whoever runs the service must restart it.",
+        headers={"retry-after": "5"},
+    )
 
 
 async def _finished(request: Request, future: Future[Any], limit_s: float) -> Any:

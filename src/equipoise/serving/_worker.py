@@ -4,6 +4,9 @@ Three lanes wait for it: texts of requests, work that is no plain prediction (ex
 requests come first, until they have had as much time as the last turn of another lane took: so nobody starves. What is
 long is cut into slices, between which the others get their turn: a table of a million rows holds no request up for
 longer than one slice takes.
+
+Whatever goes wrong in the thread, it goes on, and who waited is told. A computation that does not come back cannot be ended,
+only left behind: `abandon` answers all who wait, and another worker takes the model (`_runs.py`).
 """
 
 from __future__ import annotations
@@ -13,72 +16,28 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from equipoise.errors import EquipoiseError
 from equipoise.serving._limits import Limits
+from equipoise.serving._traces import trace_of
+from equipoise.serving._work import Call, Closed, Columns, Full, Slice, Texts, Unanswered, WorkerFailure, settle
 
 if TYPE_CHECKING:
     from equipoise.inference import Model
 
-__all__ = ["Closed", "Full", "Worker", "WorkerFailure"]
+__all__ = ["Closed", "Full", "Unanswered", "Worker", "WorkerFailure"]
 
 log = logging.getLogger("equipoise.serving")
 
-Columns = Sequence[Sequence[str]]  # one list of texts, or the two of pairs
 #: Seconds that a slice of a table should take: how long a request may have to wait for one.
 SLICE_S = 0.1
-
-
-class Full(Exception):
-    """As much waits as may wait; `retry_s`: seconds until that is done."""
-
-    def __init__(self, retry_s: int) -> None:
-        super().__init__(f"the queue is full; try again in {retry_s} s")
-        self.retry_s = retry_s
-
-
-class Closed(Exception):
-    """The worker takes nothing more: its run has been loaded anew, or the service stops."""
-
-
-class WorkerFailure(Exception):
-    """The model failed at this work; the log has the traceback."""
-
-
-@dataclass(eq=False)
-class _Texts:
-    """Texts on their way; they may go through the model in several slices."""
-
-    columns: Columns
-    future: Future[Any]
-    raw: bool  # outputs `[n, outputs]` are wanted, else records
-    taken: int = 0  # texts that have gone
-    parts: list[Any] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
-
-
-@dataclass(eq=False)
-class _Slice:
-    texts: _Texts
-    start: int
-    stop: int
-
-    def columns(self) -> list[Sequence[str]]:
-        return [column[self.start : self.stop] for column in self.texts.columns]
-
-
-@dataclass(eq=False)
-class _Call:
-    function: Callable[[Model], Any]
-    future: Future[Any]
+#: A thread that fails so often in a row before it comes to any work is given up.
+FAILURES = 3
 
 
 class Worker:
@@ -96,11 +55,15 @@ class Worker:
     ) -> None:
         self._model, self._limits, self._observe = model, limits, observe
         self._changed = threading.Condition()
-        self._requests: deque[_Texts] = deque()
-        self._calls: deque[_Call] = deque()
-        self._tables: deque[_Texts] = deque()
+        self._requests: deque[Texts] = deque()
+        self._calls: deque[Call] = deque()
+        self._tables: deque[Texts] = deque()
         self._waiting = 0  # texts of requests that wait
+        self._characters = 0  # of requests that wait, in whole or in part
         self._closed, self._holds = False, 0
+        self._abandoned: str | None = None  # why
+        self._current: list[Future[Any]] = []  # what the model is at
+        self._since: float | None = None  # since when, monotonic
         self._crowd = 1  # requests in the last batch
         self._owed, self._table_next = SLICE_S, False  # seconds of requests until another lane has its turn
         self._table_characters = 16_384
@@ -117,17 +80,20 @@ class Worker:
             Full: too much waits.
             Closed: nothing more is taken.
         """
-        texts = _Texts(columns, Future(), raw=False)
+        texts = Texts(columns, Future(), raw=False)
         with self._changed:
             if self._closed:
                 raise Closed
             limits = self._limits
             if self._requests and (
-                self._waiting + len(texts) > limits.waiting_texts or len(self._requests) >= limits.waiting_requests
+                self._waiting + len(texts) > limits.waiting_texts
+                or self._characters + texts.characters > limits.waiting_characters
+                or len(self._requests) >= limits.waiting_requests
             ):
                 raise Full(min(60, max(1, math.ceil(self._waiting / self._rate))))
             self._requests.append(texts)
             self._waiting += len(texts)
+            self._characters += texts.characters
             self._changed.notify_all()
         return texts.future
 
@@ -138,7 +104,7 @@ class Worker:
             Full: too much waits.
             Closed: nothing more is taken.
         """
-        call = _Call(function, Future())
+        call = Call(function, Future())
         with self._changed:
             if self._closed:
                 raise Closed
@@ -149,9 +115,16 @@ class Worker:
         return call.future
 
     def table(self, columns: Columns) -> Future[Any]:
-        """Rows of a table; the future gives outputs `[n, outputs]`. The worker must be held."""
-        texts = _Texts(columns, Future(), raw=True)
+        """Rows of a table; the future gives outputs `[n, outputs]`. The worker must be held.
+
+        Raises:
+            Closed: nothing more is taken.
+            Unanswered: the worker was given up.
+        """
+        texts = Texts(columns, Future(), raw=True)
         with self._changed:
+            if self._abandoned is not None:
+                raise Unanswered(self._abandoned)
             if self._closed and not self._holds:
                 raise Closed
             self._tables.append(texts)
@@ -181,6 +154,16 @@ class Worker:
             self._closed = True
             self._changed.notify_all()
 
+    def abandon(self, reason: str) -> None:
+        """Takes nothing more, and tells all who wait that they get no answer, and why. The thread ends when it can."""
+        with self._changed:
+            self._closed, self._abandoned = True, self._abandoned or reason
+            lost = [*self._current, *self._drop_all()]
+            self._current = []
+            self._changed.notify_all()
+        for future in lost:
+            settle(future, error=Unanswered(reason))
+
     def join(self, timeout_s: float | None = None) -> bool:
         """Waits for the thread to end, and says whether it has."""
         self._thread.join(timeout_s)
@@ -192,52 +175,110 @@ class Worker:
         with self._changed:
             return len(self._requests), self._waiting
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
+
+    @property
+    def abandoned(self) -> str | None:
+        """Why it was given up; None = it was not."""
+        return self._abandoned
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the model has been at one piece of work."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     # The thread -----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        failures = 0
         while True:
-            work = self._next()
-            if work is None:
-                return
-            started = time.monotonic()
-            if isinstance(work, _Call):
-                self._answer(work)
-                self._owed = time.monotonic() - started
-            else:
-                self._predict(work)
-            del work  # while the thread waits, nothing of a request may stay
+            try:
+                work = self._next()
+                if work is None:
+                    return
+                failures = 0
+                self._do(work)
+            except BaseException as error:  # whatever it is: if the thread went, all who wait would wait for ever
+                log.error("a worker failed\n%s", trace_of(error))
+                failures += 1
+                with self._changed:
+                    lost = self._current or self._drop_all()
+                    self._current, self._since = [], None
+                for future in lost:
+                    settle(future, error=WorkerFailure(f"the worker failed ({type(error).__name__})"))
+                if failures >= FAILURES:
+                    self.abandon("the worker failed again and again")
+                    return
+            work = None  # while the thread waits, nothing of a request may stay
 
-    def _next(self) -> _Call | list[_Slice] | None:
+    def _do(self, work: Call | list[Slice]) -> None:
+        started = time.monotonic()
+        if isinstance(work, Call):
+            self._answer(work)
+            self._owed = time.monotonic() - started
+        else:
+            self._predict(work)
+        with self._changed:
+            self._current, self._since = [], None
+
+    def _next(self) -> Call | list[Slice] | None:
         """What is to be done now; waits for it. None = nothing will come any more."""
         with self._changed:
             while True:
+                if self._abandoned is not None:
+                    return None
                 self._drop_cancelled()
                 others = bool(self._calls or self._tables)
                 if self._requests and (self._owed > 0 or not others):
                     self._gather()
                     batch = self._batch(self._requests, self._limits.batch_characters)
                     if batch:
-                        return batch
+                        return self._begin(batch)
                 elif others:
                     if self._calls and not (self._tables and self._table_next):
                         self._table_next = True
-                        return self._calls.popleft()
+                        return self._begin(self._calls.popleft())
                     self._table_next = False
-                    return self._batch(self._tables, self._table_characters)
+                    batch = self._batch(self._tables, self._table_characters)
+                    if batch:
+                        return self._begin(batch)
                 elif self._closed and not self._holds:
                     return None
                 else:
                     self._changed.wait()
 
+    def _begin(self, work: Call | list[Slice]) -> Call | list[Slice]:
+        """Notes what the model is at, in the moment in which it leaves its lane: no work is ever in neither place."""
+        self._current = [work.future] if isinstance(work, Call) else [piece.texts.future for piece in work]
+        self._since = time.monotonic()
+        return work
+
     def _drop_cancelled(self) -> None:
-        """What nobody waits for any more: its client has gone, or its time was up."""
+        """What nobody waits for any more: its client has gone, its time was up, or it has failed."""
         for lane in (self._requests, self._tables):
-            for texts in [texts for texts in lane if texts.future.cancelled()]:
+            for texts in [texts for texts in lane if texts.future.done()]:
                 lane.remove(texts)
                 if lane is self._requests:
-                    self._waiting -= len(texts) - texts.taken
+                    self._gone(texts)
         for call in [call for call in self._calls if call.future.cancelled()]:
             self._calls.remove(call)
+
+    def _drop_all(self) -> list[Future[Any]]:
+        """Empties the lanes, and gives the futures of what was in them."""
+        dropped = [work.future for lane in (self._requests, self._calls, self._tables) for work in lane]
+        for lane in (self._requests, self._calls, self._tables):
+            lane.clear()
+        self._waiting = self._characters = 0
+        return dropped
+
+    def _gone(self, texts: Texts) -> None:
+        """A request has left its lane, with what is left of it."""
+        self._waiting -= len(texts) - texts.taken
+        self._characters -= texts.characters
 
     def _gather(self) -> None:
         """In a busy moment, waits shortly for those who were answered a moment ago to come again.
@@ -250,31 +291,33 @@ class Worker:
             if left <= 0 or not self._changed.wait(left):
                 return
 
-    def _batch(self, lane: deque[_Texts], characters: int) -> list[_Slice]:
+    def _batch(self, lane: deque[Texts], characters: int) -> list[Slice]:
         """Slices for one turn. What does not fit whole goes to the end of its lane with its rest."""
-        slices: list[_Slice] = []
+        slices: list[Slice] = []
         texts_left, count = self._limits.batch_texts, len(lane)
         while lane and texts_left > 0 and (characters > 0 or not slices) and count:
             texts = lane.popleft()
             count -= 1
-            if texts.future.cancelled():
+            if texts.future.done():
                 if lane is self._requests:
-                    self._waiting -= len(texts) - texts.taken
+                    self._gone(texts)
                 continue
             start = stop = texts.taken
             while stop < len(texts) and stop - start < texts_left and (characters > 0 or stop == start):
                 characters -= 1 + sum(len(column[stop]) for column in texts.columns)
                 stop += 1
-            slices.append(_Slice(texts, start, stop))
+            slices.append(Slice(texts, start, stop))
             texts.taken = stop
             texts_left -= stop - start
             if lane is self._requests:
                 self._waiting -= stop - start
             if stop < len(texts):
                 lane.append(texts)
+            elif lane is self._requests:
+                self._characters -= texts.characters
         return slices
 
-    def _predict(self, batch: list[_Slice]) -> None:
+    def _predict(self, batch: list[Slice]) -> None:
         raw = batch[0].texts.raw
         started = time.monotonic()
         self._forward(batch, raw)
@@ -293,7 +336,7 @@ class Worker:
         if self._observe is not None:
             self._observe(count, len(batch))
 
-    def _forward(self, batch: list[_Slice], raw: bool) -> None:
+    def _forward(self, batch: list[Slice], raw: bool) -> None:
         pieces = [piece.columns() for piece in batch]
         columns = [[text for piece in pieces for text in piece[i]] for i in range(len(pieces[0]))]
         try:
@@ -312,36 +355,35 @@ class Worker:
             self._give(piece.texts, found[start : start + count])
             start += count
 
-    def _give(self, texts: _Texts, part: Any) -> None:
+    def _give(self, texts: Texts, part: Any) -> None:
         texts.parts.append(part)
-        if sum(map(len, texts.parts)) < len(texts) or not texts.future.set_running_or_notify_cancel():
+        if sum(map(len, texts.parts)) < len(texts):
             return
         if texts.raw:
-            texts.future.set_result(np.concatenate(texts.parts))
+            settle(texts.future, np.concatenate(texts.parts))
         else:
-            texts.future.set_result([record for part in texts.parts for record in part])
+            settle(texts.future, [record for part in texts.parts for record in part])
 
-    def _fail(self, texts: _Texts, error: Exception) -> None:
+    def _fail(self, texts: Texts, error: Exception) -> None:
         with self._changed:
             for lane in (self._requests, self._tables):
                 if texts in lane:  # its rest need not be tried
                     lane.remove(texts)
                     if lane is self._requests:
-                        self._waiting -= len(texts) - texts.taken
-        if texts.future.set_running_or_notify_cancel():
-            texts.future.set_exception(_told(error))
+                        self._gone(texts)
+        settle(texts.future, error=_told(error))
 
-    def _answer(self, call: _Call) -> None:
+    def _answer(self, call: Call) -> None:
         if not call.future.set_running_or_notify_cancel():
             return
         try:
-            call.future.set_result(call.function(self._model))
+            settle(call.future, call.function(self._model))
         except Exception as error:
-            call.future.set_exception(_told(error))
+            settle(call.future, error=_told(error))
 
 
 def _told(error: Exception) -> Exception:
     if isinstance(error, EquipoiseError):
         return error
-    log.error("a model failed", exc_info=error)
+    log.error("a model failed\n%s", trace_of(error))
     return WorkerFailure(f"the model failed ({type(error).__name__})")
