@@ -35,7 +35,9 @@ WORDS = {
 }
 ABSENT = (errno.ENOENT, errno.ENOTDIR)
 #: How torch's C++ writer says that a file could not be opened or written; it keeps the system's reason to itself.
-TORCH = re.compile(r"inline_container|PytorchStreamWriter|Parent directory .* does not exist|cannot be opened")
+TORCH = re.compile(
+    r"inline_container|iostream error|PytorchStreamWriter|Parent directory .* does not exist|cannot be opened"
+)
 #: A disk with less left than this (bytes) is full.
 FULL = 64 * 1024
 
