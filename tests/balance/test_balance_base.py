@@ -114,6 +114,19 @@ def test_a_state_saved_before_the_first_step_loads_as_new() -> None:
     assert named.norms.tolist() == [0.0, 0.0]
 
 
+def test_what_was_last_measured_is_in_the_state_and_a_state_without_it_loads() -> None:
+    hidden = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    whole = DAO(every=3)
+    whole({"a": hidden[:, 0] * 3, "b": hidden[:, 1]}, shared=hidden)
+    resumed, old = DAO(every=3), DAO(every=3, tasks=["a", "b"])
+    resumed.load_state_dict(whole.state_dict())
+    assert resumed.last["norms"] == whole.last["norms"] == {"a": 3.0, "b": 1.0}
+    assert resumed.last["cosines"] == whole.last["cosines"] == {"a|b": 0.0}
+    old.load_state_dict({key: value for key, value in whole.state_dict().items() if not key.startswith("last_")})
+    assert (old.last["norms"], old.last["cosines"]) == ({}, {})
+    assert old.norms.tolist() == [3.0, 1.0]
+
+
 def test_state_of_a_balancer_inside_a_model_loads() -> None:
     model = torch.nn.ModuleDict({"balancer": Equal()})
     model["balancer"](pair())

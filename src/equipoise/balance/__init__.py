@@ -24,6 +24,7 @@ with one class, registered by name in `_registry.py`. To write a method, subclas
 
 from equipoise.balance._aligned_mtl import AlignedMTL
 from equipoise.balance._base import Balancer
+from equipoise.balance._batch import NotFiniteError
 from equipoise.balance._cagrad import CAGrad
 from equipoise.balance._coba import CoBa
 from equipoise.balance._cosine_penalty import GradientCosinePenalty
@@ -108,6 +109,7 @@ __all__ = [
     "NashMTL",
     "NormBalancer",
     "NormEqualiser",
+    "NotFiniteError",
     "PCGrad",
     "Priority",
     "RandomWeighting",

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from equipoise.balance._batch import (
     Batch,
+    by_task,
     check_gradients,
     halve,
     idle_words,
     mean_of,
     means_of,
+    negative,
     not_finite,
     read_losses,
 )
@@ -54,6 +56,7 @@ class Balancer(TaskState):
     Attributes:
         walks: backward walks of all steps so far (not kept in the state; see `count_walks`): beside the caller's own,
             at the `representation` (heads only) and at `parameters`; `saved` by the caller's own, with nothing to walk.
+        checked: what the check for finite numbers read in the last batch, `losses` and `norms`: on the host, unlike `last`.
 
     Note:
         Under `torch.no_grad()` or after `.eval()` the balancer returns the plain losses under the weights of the last
@@ -84,6 +87,8 @@ class Balancer(TaskState):
     validate_every: int = 1  # training steps from one `observe_validation` to the next, where "validation" is required
 
     weights: Tensor  # [tasks], of the last training step
+    last_norms: Tensor  # [tasks], as last measured, infinite = never; in the state for what a resumed run logs
+    last_cosines: Tensor  # [tasks, tasks], likewise
     step: Tensor  # int64 scalar
     skip_counts: Tensor  # [tasks] int64
 
@@ -106,6 +111,8 @@ class Balancer(TaskState):
             self.requires = self.requires | {"shared"}
         self.add_task_buffer("weights", fill=1.0)
         self.add_task_buffer("skip_counts", dtype=torch.int64)
+        self.add_task_buffer("last_norms", fill=math.inf, may_lack=True)
+        self.add_pair_buffer("last_cosines", fill=math.inf, may_lack=True)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # the host's copy of `step`: reading the device's would wait for it
         self._masks: dict[tuple[object, ...], Tensor] = {}
@@ -115,6 +122,7 @@ class Balancer(TaskState):
         self.retain_graph = False
         self.walks = {"representation": 0, "parameters": 0, "saved": 0}
         self._record: dict[str, Tensor] = {}  # [tasks] or [tasks, tasks], NaN where there is nothing to tell
+        self.checked: dict[str, dict[str, float]] = {"losses": {}, "norms": {}}
 
     # What a method writes -------------------------------------------------------------------------------------------
 
@@ -205,11 +213,11 @@ class Balancer(TaskState):
         """What the last training step did, as plain numbers by task: `losses`, `weights`, `norms`, `cosines`.
 
         `losses` are plain means; `weights` what multiplied them (data weights included, by their mean); `norms` and
-        `cosines` (`"a|b"`) as last measured, cosines without meaning left out. `data_weights` is there if a method has
-        them. The numbers leave the device when this is read, not before, so training does not wait for them.
+        `cosines` (`"a|b"`) as last measured, cosines without meaning left out; `data_weights` if a method has them.
+        The numbers leave the device when this is read, not before, so training does not wait for them.
         """
-        read: dict[str, dict[str, float]] = {"losses": {}, "weights": {}, "norms": {}, "cosines": {}}
-        return read | {kind: by_name(values, self.tasks) for kind, values in self._record.items()}
+        told = {**self._record, "norms": self.last_norms, "cosines": self.last_cosines}
+        return {"losses": {}, "weights": {}} | {kind: by_name(values, self.tasks) for kind, values in told.items()}
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -338,22 +346,18 @@ class Balancer(TaskState):
             if not any(here):
                 raise BalanceError("no task is present: not one example in any process. Leave out such a batch")
         kept = [here[k] and all(math.isfinite(row[k]) for row in numbers) for k in range(len(here))]
+        self.checked = by_task(self.tasks, here, numbers) if count else self.checked
         bad = [k for k in range(len(here)) if here[k] and not kept[k]]
         if self.positive_losses and (low := [k for k in range(len(here)) if kept[k] and numbers[0][k] < 0]):
-            raise BalanceError(
-                f"task {self.tasks[low[0]]!r}: its loss is {numbers[0][low[0]]:.6g}, and {type(self).__name__} is defined "
-                "for losses of zero or more. Shift it, or choose another method"
-            )
+            raise negative(self.tasks[low[0]], numbers[0][low[0]], type(self).__name__)
         if not bad:
             return kept
-        words = not_finite([self.tasks[k] for k in bad], [numbers[0][k] for k in bad])
-        if self.on_nonfinite == "raise":
-            raise BalanceError(f"{words}. Look at its data and learning rate, or set on_nonfinite='skip'")
-        if not any(kept):
-            raise BalanceError(f"{words}. No task is left to train on")
+        lost = {self.tasks[k]: numbers[0][k] for k in bad}
+        if self.on_nonfinite == "raise" or not any(kept):
+            raise not_finite(lost, self.on_nonfinite)
         if count:
             self.skip_counts[bad] += 1
-            _log.warning("step %d: %s; left out", self._steps, words)
+            _log.warning("step %d: %s; left out", self._steps, not_finite(lost, "skip").words)
         return kept
 
     def _mask(self, kept: list[bool]) -> Tensor:
@@ -377,7 +381,7 @@ class Balancer(TaskState):
     def _remember(
         self, present: Tensor, plain: Tensor, factors: list[Tensor | None], found: GradientStatistics | None
     ) -> None:
-        weights = self.weights
+        weights, self._record = self.weights, {}
         if any(factor is not None for factor in factors):
             # Weights of examples have mean 1 over the batch of all ranks, so one rank's own mean would mislead.
             several = bool(Ranks(self.process_group))
@@ -388,8 +392,8 @@ class Balancer(TaskState):
         self._record["losses"] = plain.where(present, torch.nan)
         self._record["weights"] = weights.where(present, torch.nan)
         if found is not None:
-            self._record["norms"] = found.norms.where(found.present, torch.nan)
-            self._record["cosines"] = found.cosines
+            self.last_norms.copy_(found.norms.where(found.present, torch.inf))
+            self.last_cosines.copy_(found.cosines.nan_to_num(torch.inf))
 
     def _load_from_state_dict(self, state_dict: Mapping[str, object], prefix: str, *rest: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]

@@ -15,6 +15,26 @@ from equipoise.errors import BalanceError
 
 Examples = Sequence[Tensor | None]  # [tasks], a scalar or `[n_t]` each, None where absent
 
+# What to do about it, by `on_nonfinite`.
+ADVICE = {
+    "raise": "Look at its data and learning rate, or set on_nonfinite='skip'",
+    "skip": "No task is left to train on",
+}
+
+
+class NotFiniteError(BalanceError):
+    """A loss, a gradient or a weight is NaN or infinite.
+
+    Args:
+        words: what is not finite.
+        advice: what to do.
+        tasks: the tasks that it was found in -> `loss` or `gradient`; None where it is no single task's.
+    """
+
+    def __init__(self, words: str, advice: str = "", tasks: Mapping[str, str] | None = None) -> None:
+        super().__init__(f"{words}. {advice}" if advice else words)
+        self.words, self.tasks = words, dict(tasks or {})
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -167,11 +187,43 @@ def halve(tasks: Sequence[str], examples: Examples, starts: Sequence[int]) -> li
     return [[None if half is None or half.numel() == 0 else half for half in part] for part in halves]
 
 
-def not_finite(tasks: Sequence[str], losses: Sequence[float]) -> str:
-    """Words what is not finite: a task's loss, or if that is, its gradient."""
-    found = zip(tasks, losses, strict=True)
-    words = (f"task {t!r}: the {'gradient at shared' if math.isfinite(x) else 'loss'} is not finite" for t, x in found)
-    return "; ".join(words)
+def not_finite(losses: Mapping[str, float], policy: str) -> NotFiniteError:
+    """Words what is not finite: a task's loss, or if that is, its gradient.
+
+    Args:
+        losses: those tasks -> their losses.
+        policy: `on_nonfinite`.
+    """
+    tasks = {task: "gradient" if math.isfinite(loss) else "loss" for task, loss in losses.items()}
+    places = {"gradient": "gradient at shared", "loss": "loss"}
+    words = "; ".join(f"task {task!r}: the {places[kind]} is not finite" for task, kind in tasks.items())
+    return NotFiniteError(words, ADVICE[policy], tasks)
+
+
+def negative(task: str, loss: float, method: str) -> BalanceError:
+    """Words that a method has no meaning for a loss."""
+    return BalanceError(
+        f"task {task!r}: its loss is {loss:.6g}, and {method} is defined for losses of zero or more. Shift it, or choose "
+        "another method"
+    )
+
+
+def by_task(
+    tasks: Sequence[str], here: Sequence[bool], numbers: Sequence[Sequence[float]]
+) -> dict[str, dict[str, float]]:
+    """Names what was read from the device: `losses`, and `norms` where gradients were measured, of the tasks that are here.
+
+    Args:
+        tasks: their names.
+        here: `[tasks]`, whether there is an example.
+        numbers: `[1 + readings][tasks]`: plain means, then the norms of each part of the batch, which are averaged.
+    """
+    means, *norms = numbers
+    present = [k for k in range(len(tasks)) if here[k]]
+    return {
+        "losses": {tasks[k]: means[k] for k in present},
+        "norms": {tasks[k]: sum(row[k] for row in norms) / len(norms) for k in present} if norms else {},
+    }
 
 
 def idle_words(idle: float, ranks: int) -> str:

@@ -39,6 +39,7 @@ class TaskState(torch.nn.Module):
         self._tasks: tuple[str, ...] = ()
         self._task_buffers: dict[str, tuple[tuple[int, ...], float, torch.dtype]] = {}
         self._pair_buffers: set[str] = set()  # those of them that are [tasks, tasks]
+        self._may_lack: set[str] = set()  # those that a saved state may not have
         self.register_buffer("name_bytes", torch.empty(0, dtype=torch.uint8))
         if tasks is not None:
             self.name_tasks(tasks)
@@ -63,15 +64,28 @@ class TaskState(torch.nn.Module):
         for name in self._task_buffers:
             setattr(self, name, self._fresh(name))
 
-    def add_task_buffer(self, name: str, *tail: int, fill: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
-        """Registers a buffer of shape `[tasks, *tail]` that starts as `fill`."""
+    def add_task_buffer(
+        self,
+        name: str,
+        *tail: int,
+        fill: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        may_lack: bool = False,
+    ) -> None:
+        """Registers a buffer of shape `[tasks, *tail]` that starts as `fill`.
+
+        `may_lack`: a state that was saved before there was such a buffer loads, and leaves it as it starts.
+        """
+        self._may_lack |= {name} if may_lack else set()
         self._task_buffers[name] = (tail, fill, dtype)
         self.register_buffer(name, self._fresh(name))
 
-    def add_pair_buffer(self, name: str, *, fill: float = 0.0, dtype: torch.dtype = torch.float32) -> None:
+    def add_pair_buffer(
+        self, name: str, *, fill: float = 0.0, dtype: torch.dtype = torch.float32, may_lack: bool = False
+    ) -> None:
         """Registers a buffer of shape `[tasks, tasks]` that starts as `fill`; both dimensions follow the task order."""
         self._pair_buffers.add(name)
-        self.add_task_buffer(name, fill=fill, dtype=dtype)
+        self.add_task_buffer(name, fill=fill, dtype=dtype, may_lack=may_lack)
 
     def index(self, task: str) -> int:
         """Returns a task's row, or raises with the nearest name."""
@@ -111,6 +125,9 @@ class TaskState(torch.nn.Module):
         saved[f"{prefix}name_bytes"] = self.name_bytes
         for name in self._task_buffers:
             if (rows := saved.get(prefix + name)) is None:
+                if name in self._may_lack:
+                    setattr(self, name, self._fresh(name))
+                    saved[prefix + name] = self._fresh(name)
                 continue
             if names:
                 order = torch.tensor([names.index(task) for task in self._tasks], device=rows.device)
@@ -131,7 +148,7 @@ def by_name(
     values: Tensor,  # [tasks] or [tasks, tasks]
     tasks: Sequence[str],
 ) -> dict[str, float]:
-    """Returns plain numbers under their tasks' names, pairs of tasks as `"a|b"`. NaN, which tells nothing, is left out.
+    """Returns plain numbers under their tasks' names, pairs of tasks as `"a|b"`. What is not finite is left out.
 
     Example:
         >>> by_name(torch.tensor([[1.0, 0.5], [0.5, 1.0]]), ["a", "b"])
@@ -143,4 +160,4 @@ def by_name(
     else:
         pairs = itertools.combinations(range(len(tasks)), 2)
         named = {f"{tasks[i]}|{tasks[j]}": numbers[i][j] for i, j in pairs}
-    return {name: value for name, value in named.items() if not math.isnan(value)}
+    return {name: value for name, value in named.items() if math.isfinite(value)}
