@@ -59,6 +59,8 @@ class Model:
             loaded.model, torch.device(device) if device is not None else pick_device(), precision
         )
         self.device, self.precision = self._engine.device, self._engine.precision
+        if engine is None and self.precision == "fp32":
+            self._exact = None  # this one is it: its files may be others by the time that gradients are asked for
         self.max_tokens = max_tokens or self._engine.max_tokens
         self._slices = slices(self.tasks)
         # oneDNN keeps a kernel for every shape that it has seen: of lengths that are multiples of eight there are few, so
