@@ -23,6 +23,7 @@ from equipoise.runs import Run, remove_folder, replace_folder, write_json
 from equipoise.training._averaging import WeightAverage
 from equipoise.training._clock import Clock
 from equipoise.training._faults import disk_faults, gone
+from equipoise.training._feeds import Feeds
 from equipoise.training._manifest import STATE_FILE, condition_of, keep_weights_only, seal
 from equipoise.training._reading import reading
 from equipoise.training._selection import Selection
@@ -47,6 +48,7 @@ class CheckpointedTrainer(Trainer):
     patience: int | None
     in_memory: bool
     average: WeightAverage | None
+    feeds: Feeds
     checkpoints_kept: int = 2  # so many of the latest can be resumed from; there is always one before a damaged one
 
     evaluations: list[dict[str, Any]]  # {"step", "metrics": {task: {...}}}
@@ -101,13 +103,15 @@ class CheckpointedTrainer(Trainer):
             "best_step": self.best_step,
             "window": {"loss": self._tr_loss.item(), "since": self._globalstep_last_logged},
             "seconds": self.clock.seconds,
+            "work": {"walks": self.balancer.walks, "rows_forwarded": self.feeds.rows_forwarded},
         }
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        # At an epoch's last step the stock Trainer comes here twice, to save and then to evaluate. A run killed between
-        # the two would resume behind the evaluation and never make it, so that checkpoint waits for the evaluation.
-        last_step = float(self.state.epoch or 0).is_integer() and self.args.eval_strategy == "epoch"
-        if self.in_memory or (last_step and not self.control.should_evaluate):
+        # At the last step of an epoch, or of the run, the stock Trainer comes here twice, to save and then to evaluate. A
+        # run killed between the two would resume behind the evaluation and never make it, so that checkpoint waits for it.
+        last_step = float(self.state.epoch or 0).is_integer() or self.control.should_training_stop
+        waits = last_step and self.args.eval_strategy == "epoch" and not self.control.should_evaluate
+        if self.in_memory or waits:
             self.control.should_save = False
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
@@ -182,6 +186,10 @@ class CheckpointedTrainer(Trainer):
         self.evaluations, self.best_step = saved["evaluations"], saved["best_step"]
         self.clock.start(earlier=saved.get("seconds", 0.0))
         self.clock.stop()
+        work = saved.get("work")  # a checkpoint from before it was kept: counted from here
+        self.feeds.first_step = 0 if work else int(checkpoint.name.rpartition("-")[2])
+        if work:
+            self.balancer.walks, self.feeds.rows_forwarded = work["walks"], work["rows_forwarded"]
         return saved
 
     def nothing_left(self, checkpoint: Path) -> bool:
@@ -197,6 +205,8 @@ class CheckpointedTrainer(Trainer):
 
     def restore(self, checkpoint: Path) -> None:
         """Puts a checkpoint's weights and evaluations in place without training on."""
+        # As `train` does it: what is left to compute, such as the calibration, is computed in the training's precision.
+        self.model = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         self._load_from_checkpoint(str(checkpoint))
         self._restore_state(checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))

@@ -46,6 +46,8 @@ def training_facts(trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: 
         "epochs": round(float(trainer.state.epoch or 0), 4),
         "best_step": best,
         "select": plan.recipe.training.select,
+        "trust_remote_code": plan.recipe.model.trust_remote_code,
+        "remote_code": dict(plan.backbone.code),
         "private_layers": private.layers if (private := private_of(unwrapped(trainer))) is not None else 0,
         "seconds": round(seconds, 2),
         "samples_per_second": round(trainer.rows_trained / seconds, 2),
@@ -69,7 +71,7 @@ def training_facts(trainer: MultiTaskTrainer, plan: Plan, seconds: float, best: 
 
 
 def _extra_work(trainer: MultiTaskTrainer) -> dict[str, float]:
-    """What the balancer asked for beside the usual backward, a step, since this process started."""
+    """What the balancer asked for beside the usual backward, a step."""
     walks, steps = trainer.balancer.walks, max(trainer.state.global_step - trainer.feeds.first_step, 1)
     return {
         # A measured gradient that becomes the update saves the usual walk.

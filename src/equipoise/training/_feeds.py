@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
-from equipoise.balance import Balancer
+from equipoise.balance import Balancer, NotFiniteError
 from equipoise.data import ShuffleSampler
 from equipoise.models import autocast_free
 from equipoise.tasks import Task
@@ -85,8 +85,8 @@ class Feeds(TrainerCallback):
         held_out: rows that no step trains on, or None where the balancer asks for none.
 
     Attributes:
-        rows_forwarded: rows that went through the model for it beside the training's, since this process started.
-        first_step: the step that this process began at.
+        rows_forwarded: rows that went through the model for it beside the training's.
+        first_step: the step that this is counted from: 0, but where the run goes on from a checkpoint that does not tell.
     """
 
     def __init__(self, balancer: Balancer, trainer: Any, held_out: Any | None) -> None:
@@ -95,10 +95,6 @@ class Feeds(TrainerCallback):
         self.rows_forwarded, self.first_step = 0, 0
         self._observed = -1
         self._kept: tuple[dict[str, Any], list[Tensor]] | None = None
-
-    def on_train_begin(self, args: Any, state: Any, *rest: Any, **kwargs: Any) -> None:
-        """Remembers where this process began."""
-        self.first_step = state.global_step
 
     def before(self) -> None:
         """Before the first batch of a step: losses on held-out rows, another batch of them each time."""
@@ -127,6 +123,10 @@ class Feeds(TrainerCallback):
         if "after" in self.balancer.requires and torch.is_grad_enabled():
             self._kept = (dict(inputs), _random_states(self.trainer.args.device))
 
+    def forget(self) -> None:
+        """The update is not made, so there is nothing to tell of it."""
+        self._kept = None
+
     def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """After the update: the losses of the step's last batch again, with the same dropout."""
         if self._kept is None:
@@ -138,7 +138,10 @@ class Feeds(TrainerCallback):
             torch.set_rng_state(states[0])
             if device.type == "cuda":
                 torch.cuda.set_rng_state(states[1], device)
-            self.balancer.observe_after(self._losses(inputs))
+            try:
+                self.balancer.observe_after(self._losses(inputs))
+            except NotFiniteError as error:
+                self.trainer.guard.fault(error, step=self.trainer.state.global_step + 1)
 
     @torch.no_grad()
     def _losses(self, inputs: dict[str, Any]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from equipoise.report import worst_rows, write_card, write_report
 from equipoise.runs import Run, write_text
 from equipoise.training._plan import Plan
 
-__all__ = ["keep_worst_texts", "write_pages"]
+__all__ = ["keep_worst_texts", "wind_up", "write_pages"]
 
 #: Of a text that is kept for the report; its length is kept beside it.
 CHARACTERS = 1000
@@ -55,6 +56,18 @@ def write_pages(plan: Plan, run: Run) -> list[str]:
         *_tried("report.html", report, f"equipoise report {run.folder}"),
         *_tried("README.md", lambda: write_card(run), f'equipoise.write_card("{run.folder}")'),
     ]
+
+
+def wind_up(plan: Plan, run: Run) -> list[str]:
+    """Writes the pages of a run whose `metrics.json` is written, and clears up; gives warnings.
+
+    The cache goes last: beside a run that has metrics it says that a kill cut this off.
+    """
+    warnings = write_pages(plan, run)
+    if not plan.recipe.training.keep_checkpoints:
+        shutil.rmtree(run.checkpoint_folder, ignore_errors=True)
+    shutil.rmtree(run.cache_folder, ignore_errors=True)
+    return warnings
 
 
 def _tried(name: str, write: Callable[[], object], again: str) -> list[str]:

@@ -21,11 +21,13 @@ class Found:
         checkpoint: the latest whole one that a training can go on from, or None.
         notes: one line for each damaged one that was met before it.
         weights_only: how many whole ones hold weights only.
+        finished: the run was killed when its metrics were written, over its pages.
     """
 
     checkpoint: Path | None = None
     notes: list[str] = field(default_factory=list)
     weights_only: int = 0
+    finished: bool = False
 
 
 def latest_whole(run: Run) -> Path | None:

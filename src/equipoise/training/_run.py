@@ -24,7 +24,7 @@ from equipoise.training._branching import branching
 from equipoise.training._calibration import Lines, calibrate
 from equipoise.training._facts import quiet_transformers, training_facts, versions
 from equipoise.training._judge import evaluate_splits
-from equipoise.training._pages import write_pages
+from equipoise.training._pages import wind_up
 from equipoise.training._plan import Plan, make_plan
 from equipoise.training._progress import ProgressCallback
 from equipoise.training._ranks import on_main, processes
@@ -123,6 +123,10 @@ def resume(
                 "run it, resume with trust_remote_code=True, or --trust-remote-code"
             )
         plan = _plan(settings, run)
+        if found.finished:
+            for warning in on_main(lambda: wind_up(plan, run)):
+                _console(progress).print(f"warning: {warning}", highlight=False, markup=False)
+            return run
         on_main(lambda: keep_rejected(run, plan))
         return _train(plan, run, found, progress, callbacks)
 
@@ -209,11 +213,7 @@ def _finish(
             "versions": versions(),
         },
     )
-    warnings = write_pages(plan, run)
-    shutil.rmtree(run.cache_folder, ignore_errors=True)
-    if not plan.recipe.training.keep_checkpoints:
-        shutil.rmtree(run.checkpoint_folder, ignore_errors=True)
-    return warnings
+    return wind_up(plan, run)
 
 
 #: `trust_remote_code` without anything to trust.

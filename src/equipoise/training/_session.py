@@ -45,13 +45,15 @@ def keep_rejected(run: Run, plan: Plan) -> None:
 
 
 def take_up(run: Run) -> Found:
-    """Clears up after a kill, and finds what the run goes on from.
+    """Clears up after a kill, and finds what the run goes on from; or that it was killed over its pages.
 
     Raises:
         RunError: it is finished, a newer version wrote it, or none of its checkpoints is whole.
     """
     run.tidy()
     run.refuse_newer()
+    if run.metrics_file.exists() and run.cache_folder.is_dir():
+        return Found(finished=True)
     if run.metrics_file.exists():
         raise RunError(
             f"the run in '{run.folder}' is finished. Train a new one, or replace it: equipoise train RECIPE --overwrite"
