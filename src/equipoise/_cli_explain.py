@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from equipoise._cli_trust import TrustOption
 
 __all__ = ["explain"]
 
@@ -22,6 +23,7 @@ def explain(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Points of the integral: more are closer, and slower.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every word's contribution.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Show which words of a text pushed a prediction, and which way.
 
@@ -29,17 +31,16 @@ def explain(
     """
     from equipoise import inference
     from equipoise.errors import DataError
+    from equipoise.terminal import Console, json_text
 
     if target is not None and (task is None or len(task) != 1):
         raise DataError("--target goes with one --task")
-    model = inference.load(run)
+    model = inference.load(run, trust_remote_code=trust_remote_code)
     asked = text[0] if len(text) == 1 else text
     found = [inference.explain(model, asked, name, target=target, steps=steps) for name in task or model.tasks]
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json_text(found, indent=2))
         return
-    from rich.console import Console
-
     console = Console(highlight=False)
     for one in found:
         _print(console, one, dict(zip(model.text, text, strict=True)))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from equipoise._cli_trust import TrustOption
 from equipoise.errors import RunError
 
 __all__ = ["export"]
@@ -31,6 +32,7 @@ def export(
     tolerance: Annotated[
         float | None, typer.Option(min=0, help="onnx: how much worse a task's main metric may be; else 0.005.")
     ] = None,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a run for tools that know nothing of Equipoise: stock checkpoints, or an ONNX graph.
 
@@ -50,6 +52,8 @@ def export(
         from equipoise.inference import export_onnx
 
         given = {} if tolerance is None else {"tolerance": tolerance}
+        if trust_remote_code:
+            raise RunError("--trust-remote-code goes with --format transformers: such code is not exported to ONNX")
         _tell_parity(export_onnx(run, output, int8=int8, data=data, **given), output)
         return
     wrong = [name for name, value in of_onnx.items() if value is not None]
@@ -58,19 +62,22 @@ def export(
     from equipoise.inference import export_task, export_tasks
 
     if task is not None:
-        export_task(run, task, output)
+        export_task(run, task, output, trust_remote_code=trust_remote_code)
     else:
-        for folder in export_tasks(run, output):
+        for folder in export_tasks(run, output, trust_remote_code=trust_remote_code):
             typer.echo(f"wrote {folder}", err=True)
         return
     typer.echo(f"wrote {output}", err=True)
 
 
 def _tell_parity(parity: Any, output: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{parity.precision} export beside the run, on {parity.rows} rows of {parity.source}")
+    from equipoise.terminal import Console
+
+    title = f"{parity.precision} export beside the run, on {parity.rows} rows of {parity.source}"
+    table = Table(title=Text(title, "table.title"))
     for heading in ("task", "metric", "run", "export", "worse by"):
         table.add_column(heading, justify="left" if heading in ("task", "metric") else "right")
     for task, metrics in parity.metrics.items():

@@ -100,8 +100,8 @@ class ModelSettings(Section):
     backbone: str = Field(
         default="minilm",
         min_length=1,
-        description="'minilm' (the encoder that comes as a Python package), a local folder or a Hugging Face id; hub:OWNER/NAME is "
-        "never a folder",
+        description="'minilm' (the encoder that comes as a Python package), a local folder or a Hugging Face id; "
+        "hub:OWNER/NAME is never a folder",
     )
     revision: str | None = Field(default=None, description="branch, tag or commit of a Hugging Face id")
     trust_remote_code: bool = Field(

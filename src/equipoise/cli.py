@@ -21,6 +21,7 @@ from equipoise._cli_predict import predict
 from equipoise._cli_push import push
 from equipoise._cli_report import report
 from equipoise._cli_serve import serve
+from equipoise._cli_trust import TrustOption
 from equipoise.errors import BalanceError, EquipoiseError, RecipeError
 
 if TYPE_CHECKING:
@@ -99,12 +100,13 @@ def validate(
 
     from equipoise.recipe import load
     from equipoise.report import plan_lines
+    from equipoise.terminal import visible
     from equipoise.training import make_plan
 
     loaded = load(recipe, set_ or [])
     with tempfile.TemporaryDirectory(prefix="equipoise-") as folder:
         for line in plan_lines(make_plan(loaded, Path(folder)).describe()):
-            typer.echo(line)
+            typer.echo(visible(line))
     typer.echo(f"{recipe} is sound. Train it with: equipoise train {recipe}")
 
 
@@ -133,6 +135,7 @@ def train(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The run folder.")] = None,
     resume: Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue a run that stopped.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that stands there.")] = False,
+    trust_remote_code: TrustOption = False,
     set_: Set = None,
 ) -> None:
     """Train one model on all tasks of a recipe, evaluate it, write a run folder.
@@ -148,8 +151,12 @@ def train(
     if resume is not None:
         if set_ or output or overwrite:
             raise RecipeError("--resume continues a run as it was started: --set, -o and --overwrite don't go with it")
-        run = training.resume(resume)
+        run = training.resume(resume, trust_remote_code=trust_remote_code)
     else:
+        if trust_remote_code:
+            raise RecipeError(
+                "--trust-remote-code goes with --resume. In a recipe it is --set model.trust_remote_code=true"
+            )
         assert recipe is not None
         run = training.train(recipe, overrides=set_ or [], output=output, overwrite=overwrite)
     _print_run(run)
@@ -163,9 +170,8 @@ app.command()(explain)
 
 
 def _print_run(run: Any) -> None:
-    from rich.console import Console
-
     from equipoise.report import metrics_table
+    from equipoise.terminal import Console
 
     console = Console()
     for split in run.metrics["splits"]:
@@ -178,22 +184,25 @@ def evaluate(
     run: RunArgument,
     data: Annotated[str, typer.Option("--data", metavar="FILE", help="A labelled table.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every metric.")] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Judge a trained run on a labelled table."""
-    from rich.console import Console
-
     from equipoise.inference import evaluate_file, load
     from equipoise.report import evaluation_table
+    from equipoise.terminal import Console, json_text, visible
 
-    found = evaluate_file(load(run, precision="fp32"), data)  # as metrics.json was measured
+    # As metrics.json was measured.
+    found = evaluate_file(load(run, precision="fp32", trust_remote_code=trust_remote_code), data)
     if as_json:
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json_text(found, indent=2))
         return
     Console().print(evaluation_table(found["tasks"], f"{data}, {found['rows']} rows"))
     if found["rejected"]:
         first = found["rejected_rows"][0]
         typer.echo(
-            f"{found['rejected']} rows took no part, the first at line {first['line']}: {first['reason']} (--json lists all)",
+            visible(
+                f"{found['rejected']} rows took no part, the first at line {first['line']}: {first['reason']} (--json lists all)"
+            ),
             err=True,
         )
 
@@ -213,10 +222,9 @@ def balancers(
 
     Example: equipoise balancers dao
     """
-    from rich.console import Console
-
     from equipoise.balance import available, defaults_of, describe
     from equipoise.balance._registry import by_family, did_you_mean
+    from equipoise.terminal import Console
 
     rows = describe(broken=True)
     if name is not None:
@@ -312,12 +320,11 @@ def demo(
 
     Example: equipoise demo --set training.max_steps=20
     """
-    from rich.console import Console
-
     from equipoise import training
     from equipoise.demo import SENTENCES, recipe_path
     from equipoise.inference import load
     from equipoise.report import predictions_table
+    from equipoise.terminal import Console
 
     console = Console()
     console.print(

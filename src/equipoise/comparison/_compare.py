@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from equipoise import recipe as recipes
 from equipoise.comparison._arms import Arm, expand
 from equipoise.comparison._folder import Comparison
@@ -18,6 +16,7 @@ from equipoise.errors import RecipeError
 from equipoise.recipe import Recipe
 from equipoise.tasks import kind
 from equipoise.tasks._base import did_you_mean
+from equipoise.terminal import Console
 
 __all__ = ["compare"]
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from equipoise import recipe as recipes
 from equipoise.comparison._arms import Arm, Unusable, settings_of
@@ -33,6 +32,7 @@ from equipoise.evaluation import summarise
 from equipoise.recipe import Recipe
 from equipoise.report import comparison_page
 from equipoise.runs import write_json, write_text
+from equipoise.terminal import Console
 from equipoise.training import RunData, versions
 
 __all__ = ["Runner"]

@@ -8,6 +8,7 @@ from typing import Any
 from equipoise.data._arrow import string_batch
 from equipoise.data._table import RowBatch, Table, check_columns
 from equipoise.errors import DataError
+from equipoise.hub_names import name_problem, shadowed
 
 __all__ = ["open_hub"]
 
@@ -23,8 +24,14 @@ def open_hub(source: str, *, batch_rows: int) -> Table:
     # The split may hold colons of its own: `train[:100]`.
     address, _, split = source.removeprefix("hub:").partition("@")
     repository, _, config = address.partition(":")
-    if not repository:
-        raise DataError(f"'{source}' names no dataset. Write hub:org/name[:config][@split].")
+    problem = name_problem(repository)
+    if problem is not None:
+        raise DataError(f"{source!a} names no dataset ({problem}). Write hub:org/name[:config][@split].")
+    if shadowed(repository):
+        # The library looks for a folder first, and would read that.
+        raise DataError(
+            f"{source}: a folder '{repository}' lies here, which would be read in place of the hub's. Run elsewhere"
+        )
     try:
         dataset = datasets.load_dataset(repository, config or None, split=split or "train")
     except Exception as error:  # the library raises some twenty kinds, from the network up

@@ -12,8 +12,14 @@ from equipoise.runs import Run, replace_folder
 __all__ = ["export_task", "export_tasks", "vacant"]
 
 
-def export_task(run: Run | str | Path, task: str, output: str | Path) -> None:
+def export_task(run: Run | str | Path, task: str, output: str | Path, *, trust_remote_code: bool = False) -> None:
     """Writes one task as a stock `AutoModelForSequenceClassification` folder, whole or not at all.
+
+    Args:
+        run: a run or its folder.
+        task: of its tasks.
+        output: the folder to write.
+        trust_remote_code: run the code that the model brings along; see `load`.
 
     Raises:
         RunError: no such run or task, the output exists, or the model has no stock form.
@@ -21,11 +27,11 @@ def export_task(run: Run | str | Path, task: str, output: str | Path) -> None:
     source = run if isinstance(run, Run) else Run.open(run)
     final = vacant(output)
     temporary = final.with_name(f".{final.name}.tmp")
-    cut_task(load_model(source.model_folder), task, temporary)
+    cut_task(load_model(source.model_folder, trusted=trust_remote_code), task, temporary)
     replace_folder(temporary, final)
 
 
-def export_tasks(run: Run | str | Path, output: str | Path) -> list[Path]:
+def export_tasks(run: Run | str | Path, output: str | Path, *, trust_remote_code: bool = False) -> list[Path]:
     """Writes every task as a stock folder of its own, `output/<task>`, all or none.
 
     Returns:
@@ -36,7 +42,7 @@ def export_tasks(run: Run | str | Path, output: str | Path) -> list[Path]:
     """
     source = run if isinstance(run, Run) else Run.open(run)
     final = vacant(output)
-    loaded = load_model(source.model_folder)
+    loaded = load_model(source.model_folder, trusted=trust_remote_code)
     names = list(loaded.sidecar.tasks)
     odd = [name for name in names if name in ("", ".", "..") or set(name) & set("/\\\0")]
     if odd:

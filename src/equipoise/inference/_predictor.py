@@ -16,7 +16,17 @@ from equipoise.data import Collator
 from equipoise.errors import DataError, RecipeError, RunError
 from equipoise.inference._engine import Engine, TorchEngine
 from equipoise.inference._onnx import ONNX_FILE, OnnxEngine
-from equipoise.models import SIDECAR, LoadedModel, Sidecar, load_backbone, load_model, pick_device, run_batches, slices
+from equipoise.models import (
+    SIDECAR,
+    LoadedModel,
+    Sidecar,
+    find_danger,
+    load_backbone,
+    load_model,
+    pick_device,
+    run_batches,
+    slices,
+)
 from equipoise.runs import Run
 from equipoise.tasks import Task
 
@@ -181,6 +191,7 @@ def load(
     precision: str = "auto",
     max_tokens: int | None = None,
     threads: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Model:
     """Loads a trained run, a model folder alone, or an ONNX export of one, for prediction.
 
@@ -191,9 +202,11 @@ def load(
             bf16 changes the last digits. An ONNX export has the precision that it was written in.
         max_tokens: of one batch, padding included; None is what suits the device.
         threads: processor threads, of the whole process where torch computes; None leaves them as they are.
+        trust_remote_code: run the code that the model brings along. Only for a run whose code you have read; otherwise a run
+            that needs it is refused.
 
     Raises:
-        RunError: there is no such run, it is not finished, or it is damaged.
+        RunError: there is no such run, it is not finished, it is damaged, or it holds what must not be in it.
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     if not (folder / SIDECAR).is_file():
@@ -204,11 +217,11 @@ def load(
         if threads is not None:
             torch.set_num_threads(threads)
         return Model(
-            load_model(folder),
+            load_model(folder, trusted=trust_remote_code),
             device=device,
             precision=precision,
             max_tokens=max_tokens,
-            exact=partial(load_model, folder),
+            exact=partial(load_model, folder, trusted=trust_remote_code),
         )
     except OSError as error:
         raise RunError(f"{folder} cannot be read: {error}") from error
@@ -217,6 +230,9 @@ def load(
 def _load_onnx(
     folder: Path, precision: str, device: str | torch.device | None, max_tokens: int | None, threads: int | None
 ) -> Model:
+    danger = find_danger(folder)
+    if danger is not None:
+        raise RunError(danger)
     engine = OnnxEngine(folder, threads=threads)
     if precision not in ("auto", engine.precision):
         raise RunError(

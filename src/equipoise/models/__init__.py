@@ -9,6 +9,7 @@ may exist once a task (`_private.py`): what is shared below them still runs once
 from equipoise.models._adapter import modules_to_save, target_pattern
 from equipoise.models._backbone import Backbone, load_backbone, locate
 from equipoise.models._build import LoadedModel, build, cut_task, load_model, native_pooling, save_model, save_tokenizer
+from equipoise.models._folder import find_danger
 from equipoise.models._forward import forward_all, run_batches, token_batches
 from equipoise.models._hardware import bf16_hardware, pick_device
 from equipoise.models._multitask import (
@@ -37,6 +38,7 @@ __all__ = [
     "block_list",
     "build",
     "cut_task",
+    "find_danger",
     "fit_private",
     "forward_all",
     "join",

@@ -15,6 +15,8 @@ from torch import nn
 from equipoise.errors import RecipeError, RunError
 from equipoise.models._adapter import add_lora, add_mtl_lora, quantization_config, quiet_peft
 from equipoise.models._backbone import Backbone, first_line, load_backbone, load_tokenizer, quiet_loading
+from equipoise.models._code import save_code
+from equipoise.models._folder import find_danger
 from equipoise.models._mtl_lora import fold
 from equipoise.models._mtl_lora_files import MTL_LORA_CONFIG, load_mtl_lora, mtl_lora_of, save_mtl_lora
 from equipoise.models._multitask import (
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["LoadedModel", "build", "cut_task", "load_model", "native_pooling", "save_model", "save_tokenizer"]
 
 ADAPTER_CONFIG = "adapter_config.json"
+
+#: How the caller of a run asks for its code to be run.
+TRUST_IN_CALL = "load it with trust_remote_code=True, or --trust-remote-code"
 
 #: What `from_pretrained` raises for weights that are absent, damaged, of another shape, or not safetensors.
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
@@ -171,6 +176,8 @@ def save_model(
     elif private is not None:
         deny_stock(folder)
     save_tokenizer(tokenizer, folder, sidecar.max_length)
+    if (folder / "config.json").is_file():
+        save_code(model.config, tokenizer, folder)
     sidecar.write(folder)
 
 
@@ -189,18 +196,29 @@ class LoadedModel:
     sidecar: Sidecar
 
 
-def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, trusted: bool = False) -> LoadedModel:
     """Loads what `save_model` wrote; an adapter is put on its backbone.
 
+    Args:
+        folder: a model's.
+        dtype: of the weights.
+        trusted: run the code that it, or an adapter's backbone, brings along; otherwise such a folder is refused.
+
     Raises:
-        RunError: the folder is not such a model, or is damaged.
+        RunError: the folder is not such a model, is damaged, or holds what must not be in it.
     """
+    danger = find_danger(folder, trusted=trusted, allow=TRUST_IN_CALL) if folder.is_dir() else None
+    if danger is not None:
+        raise RunError(danger)
     sidecar = Sidecar.read(folder)
     own = (folder / MTL_LORA_CONFIG).exists()
     adapter = own or (folder / ADAPTER_CONFIG).exists()
     try:
         found = load_backbone(
-            str(folder.resolve()) if not adapter else sidecar.backbone, None if not adapter else sidecar.revision
+            str(folder.resolve()) if not adapter else sidecar.backbone,
+            None if not adapter else sidecar.revision,
+            trusted=trusted,
+            allow=TRUST_IN_CALL,
         )
     except RecipeError as error:
         raise RunError(f"{folder}: {error}") from error
@@ -228,7 +246,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32) -> LoadedMod
                 load_mtl_lora(model, folder, _spans(sidecar.tasks))
             else:
                 model = _load_lora(model, folder, private)
-            tokenizer = load_tokenizer(str(folder), config)
+            tokenizer = load_tokenizer(str(folder), config, trusted=trusted)
         except LOADING_ERRORS as error:
             raise RunError(f"{folder}: the adapter cannot be loaded: {first_line(error)}") from error
     else:
@@ -287,3 +305,4 @@ def cut_task(loaded: LoadedModel, task: str, folder: Path) -> None:
     with quiet_loading():
         model.save_pretrained(folder)
     save_tokenizer(loaded.tokenizer, folder, sidecar.max_length)
+    save_code(model.config, loaded.tokenizer, folder)

@@ -6,6 +6,7 @@ Everything comes from the run's own files, and whatever came from data is text i
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Saved:
         backbone: as the recipe named it.
         max_length: tokens that a text is cut to; None where the file does not say.
         text: the names of the text columns.
+        code: files of code that the model brings along, without which nothing loads it.
     """
 
     stock: bool
@@ -57,6 +59,7 @@ class Saved:
     backbone: str
     max_length: int | None
     text: tuple[str, ...]
+    code: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, run: Run) -> Saved:
@@ -69,8 +72,9 @@ class Saved:
         names = {path.name for path in run.model_folder.iterdir()}
         adapter = "mtl_lora" if "mtl_lora.json" in names else "lora" if "adapter_config.json" in names else None
         whole = bool(names & {"model.safetensors", "model.safetensors.index.json"})
-        stock = whole and adapter is None and data.get("pooling", "native") == "native"
-        return cls(stock, adapter, str(data.get("backbone", "")), data.get("max_length"), text)
+        code = tuple(sorted(name for name in names if name.endswith(".py")))
+        stock = whole and adapter is None and data.get("pooling", "native") == "native" and not code
+        return cls(stock, adapter, str(data.get("backbone", "")), data.get("max_length"), text, code)
 
     @property
     def hub_id(self) -> str | None:
@@ -78,9 +82,10 @@ class Saved:
         if self.backbone == "minilm":
             return MINILM_HUB_ID
         # A folder that has gone since looks like an id; `./` and `/` never do.
-        folder = Path(self.backbone).expanduser().is_dir()
-        known = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", self.backbone)
-        return None if folder or known is None else self.backbone
+        name = self.backbone.removeprefix("hub:")
+        folder = name == self.backbone and os.path.isdir(os.path.expanduser(name))
+        known = re.fullmatch(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", name, re.ASCII)
+        return None if folder or known is None else name
 
 
 def card_text(run: Run | str | Path, *, language: str | list[str] | None = None, license: str | None = None) -> str:
@@ -118,6 +123,7 @@ def _metadata(facts: RunFacts, saved: Saved, language: str | list[str] | None, l
     results = list(_results(facts))
     tags = ["equipoise", *(["multi-task-learning"] if len(facts.tasks) > 1 else [])]
     tags += sorted({f"{one.kind}-task" for one in facts.tasks})
+    tags += ["custom_code"] if saved.code or _trusted(facts) else []
     datasets = sorted({name for name in map(_dataset, _files(facts)) if name})
     return ModelCardData(
         language=language,
@@ -131,6 +137,10 @@ def _metadata(facts: RunFacts, saved: Saved, language: str | list[str] | None, l
         model_name=_name(facts),
         eval_results=results or None,
     )
+
+
+def _trusted(facts: RunFacts) -> bool:
+    return bool((facts.metrics.get("training") or {}).get("remote_code"))
 
 
 def _name(facts: RunFacts) -> str:

@@ -98,10 +98,12 @@ def _use(facts: RunFacts, saved: Saved) -> str:
     parts = [
         "In Python, with Equipoise installed:",
         "```python\nimport equipoise as eq\nfrom huggingface_hub import snapshot_download\n\n"
-        '# or the folder of the run\nmodel = eq.load(snapshot_download("OWNER/NAME"))\n'
+        '# or the folder of the run\nmodel = eq.load(snapshot_download("OWNER/NAME")'
+        f"{', trust_remote_code=True' if saved.code else ''})\n"
         f"# a DataFrame: every task's value, and the probability of every class\nmodel.predict({texts})\n```",
         f"A table that has the column{'s' if pair else ''} {columns}:",
-        "```sh\nhf download OWNER/NAME --local-dir FOLDER\nequipoise predict FOLDER new.csv -o scored.csv\n```",
+        "```sh\nhf download OWNER/NAME --local-dir FOLDER\nequipoise predict FOLDER new.csv -o scored.csv"
+        f"{' --trust-remote-code' if saved.code else ''}\n```",
     ]
     if saved.stock:
         parts += [
@@ -218,6 +220,14 @@ def _number(value: Any) -> str:
 
 def _limits(facts: RunFacts, saved: Saved) -> Iterator[str]:
     data, tokens = facts.metrics.get("data") or {}, facts.metrics.get("tokens") or {}
+    training = facts.metrics.get("training") or {}
+    code = training.get("remote_code")
+    if isinstance(code, Mapping) and code:
+        named = ", ".join(f"{markdown(name)} (SHA-256 {markdown(str(digest)[:16])}…)" for name, digest in code.items())
+        yield (
+            f"**It runs code of its own** on the machine that loads it, as its backbone does: {named}. It was trained with "
+            "`model.trust_remote_code: true`. Read the code, then load it with `trust_remote_code=True` or `--trust-remote-code`."
+        )
     yield (
         "It was judged on rows like those it was trained on. Texts of another kind, source, time or language are not "
         "covered by the figures above: measure them with `equipoise evaluate` first."

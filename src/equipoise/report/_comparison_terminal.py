@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -63,7 +62,7 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
 def _metrics(arms: Sequence[Arm], judged: Sequence[str]) -> Table:
     table = _table()
     for name in judged:
-        table.add_column(escape(judged_of(name)), justify="right")
+        table.add_column(Text(judged_of(name)), justify="right")
     places = {name: column_places(arms, name) for name in judged}
     for arm in arms:
         cells = [_value(arm, name, places[name]) for name in judged]

@@ -74,6 +74,8 @@ def repeat_section(facts: RunFacts) -> Html:
                 "machine with the same versions the figures come out the same; on another one, nearly."
             )
         )
+    if known.get("trust_remote_code"):
+        parts.append(paragraph(_code(known.get("remote_code"))))
     versions = facts.metrics.get("versions") or {}
     if versions:
         rows = [[str(package), str(one)] for package, one in versions.items()]
@@ -83,3 +85,16 @@ def repeat_section(facts: RunFacts) -> Html:
     else:
         parts.append(details("The recipe, with every default", copied("recipe", facts.recipe_text)))
     return section("repeat", "How to do it again", "", *parts)
+
+
+def _code(files: Any) -> str:
+    """That code from outside ran, and which."""
+    if not isinstance(files, Mapping) or not files:
+        return (
+            "model.trust_remote_code was on, and the backbone brought no code along: nothing but Equipoise's own ran."
+        )
+    named = ", ".join(f"{name} (SHA-256 {str(digest)[:16]}…)" for name, digest in files.items())
+    return (
+        "model.trust_remote_code was on: code that the backbone brought along ran in this training, and runs wherever the "
+        f"model is loaded: {named}."
+    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["evaluation_table", "metrics_table", "plan_lines", "predictions_table"]
 
@@ -34,7 +34,7 @@ def metrics_table(metrics: Mapping[str, Any], split: str) -> Table:
         split: `validation` or `test`.
     """
     found, base = metrics["splits"][split], metrics.get("baselines", {}).get(split, {})
-    table = Table(title=f"{split} split, {_rows(found)} rows", title_justify="left")
+    table = Table(title=Text(f"{split} split, {_rows(found)} rows", "table.title"), title_justify="left")
     table.add_column("task")
     table.add_column("metric")
     table.add_column("this model", justify="right", style="bold")
@@ -44,7 +44,7 @@ def metrics_table(metrics: Mapping[str, Any], split: str) -> Table:
         rivals = base.get(task, {})
         for position, name in enumerate(_scalars(values)):
             table.add_row(
-                escape(task) if position == 0 else "",
+                Text(task if position == 0 else ""),
                 name,
                 _number(values[name]),
                 *(_number((rivals.get(key) or {}).get(name)) for key in ("tfidf", "constant")),
@@ -55,13 +55,13 @@ def metrics_table(metrics: Mapping[str, Any], split: str) -> Table:
 
 def evaluation_table(tasks: Mapping[str, Mapping[str, Any]], title: str) -> Table:
     """Metrics of several tasks without baselines."""
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=Text(title, "table.title"), title_justify="left")
     table.add_column("task")
     table.add_column("metric")
     table.add_column("value", justify="right", style="bold")
     for task, values in tasks.items():
         for position, name in enumerate(_scalars(values)):
-            table.add_row(escape(task) if position == 0 else "", name, _number(values[name]))
+            table.add_row(Text(task if position == 0 else ""), name, _number(values[name]))
         table.add_section()
     return table
 
@@ -72,15 +72,15 @@ def predictions_table(texts: Sequence[str], predictions: Mapping[str, Sequence[A
     table.add_column("text", max_width=60)
     tasks = [name for name in predictions if "/" not in name]
     for name in tasks:
-        table.add_column(escape(name), justify="right")
+        table.add_column(Text(name), justify="right")
     for row, text in enumerate(texts):
         cells = []
         for name in tasks:
             value = predictions[name][row]
             probability = predictions.get(f"{name}/{value}")
-            shown = f"{value:+.2f}" if isinstance(value, float) else escape(str(value))
-            cells.append(shown if probability is None else f"{shown} ({probability[row]:.0%})")
-        table.add_row(escape(text), *cells)
+            shown = f"{value:+.2f}" if isinstance(value, float) else str(value)
+            cells.append(Text(shown if probability is None else f"{shown} ({probability[row]:.0%})"))
+        table.add_row(Text(text), *cells)
     return table
 
 

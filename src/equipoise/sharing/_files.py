@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from equipoise.errors import RunError
+from equipoise.hub_names import HUB, plain_name
 from equipoise.report import write_card
 from equipoise.report._card import MINILM_HUB_ID
 from equipoise.runs import Run
@@ -47,14 +49,18 @@ def pack(run: Run, repository: str, *, with_report: bool) -> Parcel:
     """
     files: dict[str, Path | bytes] = {}
     left_out = []
+    code = _code(run)
+    _own(run.model_folder)
     for path in sorted(run.model_folder.iterdir()):
-        if path.is_file() and path.suffix in SUFFIXES and not path.name.startswith("."):
+        _own(path)
+        if path.is_file() and (path.suffix in SUFFIXES or path.name in code) and not path.name.startswith("."):
             files[path.name] = path
         else:
             left_out.append(path.name + ("/" if path.is_dir() else ""))
     files |= _without_places(run, files)
     if not run.card_file.exists():
         write_card(run)
+    _own(run.card_file)
     try:
         card = run.card_file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -63,8 +69,21 @@ def pack(run: Run, repository: str, *, with_report: bool) -> Parcel:
     if with_report:
         if not run.report_file.is_file():
             raise RunError(f"{run.report_file} is missing. Make it with: equipoise report {run.folder}")
+        _own(run.report_file)
         files["report.html"] = run.report_file
     return Parcel(files, tuple(left_out))
+
+
+def _own(path: Path) -> None:
+    """A link would send a file that lies elsewhere, under a name that says nothing of it."""
+    if path.is_symlink():
+        raise RunError(f"push: {path} is a link, and what it leads to is not sent. Put the file itself there")
+
+
+def _code(run: Run) -> set[str]:
+    """The files of code that the model cannot be loaded without; the run says which ran in its training."""
+    found = (run.metrics.get("training") or {}).get("remote_code")
+    return {name for name in found if name.endswith(".py")} if isinstance(found, dict) else set()
 
 
 def _without_places(run: Run, files: dict[str, Path | bytes]) -> dict[str, bytes]:
@@ -75,7 +94,8 @@ def _without_places(run: Run, files: dict[str, Path | bytes]) -> dict[str, bytes
     changed = {}
     sidecar = _json(run.tasks_file)
     backbone = str(sidecar.get("backbone", ""))
-    local = backbone.startswith((".", "/", "~")) or Path(backbone).expanduser().is_dir()
+    named = backbone.startswith(HUB)
+    local = not named and (backbone.startswith((".", "/", "~")) or os.path.isdir(backbone))
     if local and files.keys() & {"adapter_config.json", "mtl_lora.json"}:
         raise RunError(
             f"the model is an adapter on '{backbone}', a folder that others don't have. Train with model.adapter.merge: true "
@@ -85,7 +105,7 @@ def _without_places(run: Run, files: dict[str, Path | bytes]) -> dict[str, bytes
         changed[run.tasks_file.name] = _bytes(sidecar | {"backbone": Path(backbone).name})
     if "adapter_config.json" in files:
         adapter = _json(run.model_folder / "adapter_config.json")
-        base = MINILM_HUB_ID if backbone == "minilm" else backbone
+        base = MINILM_HUB_ID if backbone == "minilm" else plain_name(backbone)
         changed["adapter_config.json"] = _bytes(adapter | {"base_model_name_or_path": base})
     return changed
 

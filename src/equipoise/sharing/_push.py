@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from equipoise.errors import RunError
+from equipoise.hub_names import name_problem, revision_problem
 from equipoise.runs import Run
 from equipoise.sharing._files import Parcel, is_ours, pack
 
@@ -84,7 +85,7 @@ def push(
     from huggingface_hub import HfApi, get_token
 
     source = _finished(run)
-    _check_name(repository)
+    _check_name(repository, branch)
     parcel = pack(source, repository, with_report=with_report)
     token = token or get_token()
     if not token:
@@ -115,19 +116,13 @@ def _finished(run: Run | str | Path) -> Run:
     return source
 
 
-def _check_name(repository: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(repository)
-        wrong = repository.count("/") != 1
-    except HFValidationError:
-        wrong = True
-    if wrong:
-        raise RunError(
-            f"push: {repository!r} is no name of a repository. Write OWNER/NAME, of letters, digits, '-', '_' and '.'"
-        )
+def _check_name(repository: str, branch: str | None) -> None:
+    problem = name_problem(repository, owner=True)
+    if problem is not None:
+        raise RunError(f"push: {repository!r} is no name of a repository. Write OWNER/NAME: {problem}")
+    problem = revision_problem(branch)
+    if problem is not None:
+        raise RunError(f"push: {branch!r} is no branch: {problem}")
 
 
 def _visible(api: HfApi, repository: str, public: bool) -> bool:

@@ -141,7 +141,8 @@ def read_data(recipe: Recipe, folder: Path) -> RunData:
         recipe: a checked recipe; `training.seed` draws the splits that are shares.
         folder: for Arrow files and `rejected.jsonl`; it must exist.
     """
-    backbone = load_backbone(recipe.model.backbone, recipe.model.revision)
+    model = recipe.model
+    backbone = load_backbone(model.backbone, model.revision, trusted=model.trust_remote_code)
     prepared = prepare(
         table_specs(recipe),
         recipe.tasks,
