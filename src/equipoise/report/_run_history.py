@@ -11,6 +11,7 @@ from equipoise.report._figures import Figure, View, axis, layout, line, readable
 from equipoise.report._html import Gallery, Html, choices, details, in_threes, listing, paragraph, section
 from equipoise.report._numbers import decimals, number
 from equipoise.report._run_data import axis_labels
+from equipoise.report._run_events import events_part
 from equipoise.report._run_facts import RunFacts, TaskFacts
 from equipoise.report._run_held_back import RULE, balance_words, conflict_words, weighed
 from equipoise.report._series import Series, series_of
@@ -62,6 +63,7 @@ def balance_section(facts: RunFacts, gallery: Gallery) -> Html:
         parts.append(details(f"{len(said) - SAID} more", listing(said[SAID:])))
     if len(tasks) > 1:
         parts.append(details("The rule behind it", paragraph(RULE)))
+    parts += events_part(facts.history)
     series = series_of(tasks, "t")
     figures = [
         figure

@@ -51,8 +51,12 @@ class WeightAverage(TrainerCallback):
         self.kind, self.decay, self.start = kind, decay, start
         self._average: AveragedModel | None = None
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """After the update: one more in the average."""
+    def on_step_end(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **kwargs: Any
+    ) -> None:
+        """After the update, if it was made: one more in the average."""
+        if optimizer is not None and optimizer.step_was_skipped:
+            return
         if self.kind == "swa" and state.global_step <= math.floor(self.start * state.max_steps):
             return
         own = nn.ParameterList(_trained(model).values())

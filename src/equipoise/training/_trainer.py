@@ -332,7 +332,8 @@ class MultiTaskTrainer(CheckpointedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Writes training lines to `history.jsonl` before the stock Trainer hands them to its callbacks."""
         if "loss" in logs and self.is_world_process_zero():
-            last = self.balancer.last
+            # Of an update that was left out there is nothing to tell.
+            last: Mapping[str, dict[str, float]] = {} if self.guard.left_out else self.balancer.last
             tasks: dict[str, dict[str, float]] = {name: {} for name in self.tasks}
             for key, singular in (
                 ("losses", "loss"),
