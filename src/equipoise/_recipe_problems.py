@@ -150,6 +150,11 @@ def cross_check(recipe: Recipe) -> list[str]:
             f"training.averaging: does not go with training.arguments.{sharding}, which gives each process a part of the "
             "model only. Set one of them to null"
         )
+    if recipe.training.on_nonfinite != "stop" and sharding is not None:
+        problems.append(
+            f"training.on_nonfinite: {recipe.training.on_nonfinite} does not go with training.arguments.{sharding}, which gives "
+            "each process a part of the model only. Set it to stop"
+        )
     if recipe.training.calibrate and sharding is not None:
         problems.append(
             f"training.calibrate: does not go with training.arguments.{sharding}, which gives each process a part of the "
