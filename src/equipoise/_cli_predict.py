@@ -8,11 +8,12 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from equipoise.errors import DataError
+from equipoise._cli_trust import TrustOption
+from equipoise.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from equipoise.inference import FileResult, Scored
@@ -44,6 +45,14 @@ def predict(
     threads: Annotated[int | None, typer.Option(min=1, help="Processor threads of one worker.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it.")] = "auto",
     device: Annotated[str | None, typer.Option(help="Such as cpu or cuda; else a GPU if there is one.")] = None,
+    raw_cells: Annotated[
+        bool,
+        typer.Option(
+            "--raw-cells",
+            help="csv, tsv: leave texts that begin like a formula as they are; a spreadsheet may run them.",
+        ),
+    ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Predict every row of a table: its order and columns are kept, prediction columns added.
 
@@ -56,18 +65,29 @@ def predict(
     Example: equipoise predict runs/reviews 'in/*.parquet' -o out/ --engine ray --workers 8
     """
     if _into_folder(sources, output):
+        if trust_remote_code:
+            raise RunError("--trust-remote-code goes with one table: a run with code of its own is not scored in bulk")
         from equipoise.inference import predict_files
 
         scored = predict_files(
             run, sources, output, format=format, engine=engine, workers=workers, threads=threads, device=device,
-            precision=precision, progress=_Lines(),
+            precision=precision, raw_cells=raw_cells, progress=_Lines(),
         )  # fmt: skip
         _tell(scored, output)
         return
     for name, value in (("format", format), ("engine", None if engine == "local" else engine), ("workers", workers)):
         if value is not None:
             raise DataError(f"--{name} {value} goes with a folder of outputs. Name one: -o out/")
-    _one(run, sources[0], output, device=device, precision=precision, threads=threads)
+    _one(
+        run,
+        sources[0],
+        output,
+        raw_cells,
+        device=device,
+        precision=precision,
+        threads=threads,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def _into_folder(sources: list[str], output: str) -> bool:
@@ -81,12 +101,15 @@ def _into_folder(sources: list[str], output: str) -> bool:
     return several or folder
 
 
-def _one(run: Path, source: str, output: str, *, device: str | None, precision: str, threads: int | None) -> None:
+def _one(run: Path, source: str, output: str, raw_cells: bool, **options: Any) -> None:
     from equipoise.inference import load, predict_file, predict_lines
 
-    model = load(run, device=device, precision=precision, threads=threads)
+    model = load(run, **options)
     lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape") if source == "-" else None
-    counts = predict_lines(model, lines, output) if lines is not None else predict_file(model, source, output)
+    if lines is not None:
+        counts = predict_lines(model, lines, output, raw_cells=raw_cells)
+    else:
+        counts = predict_file(model, source, output, raw_cells=raw_cells)
     _say(_rows(counts.rows, counts.bad) + ("" if output == "-" else f" -> {output}"))
 
 
@@ -126,4 +149,6 @@ def _rows(rows: int, bad: int) -> str:
 
 
 def _say(line: str) -> None:
-    typer.echo(line, err=True)
+    from equipoise.terminal import visible
+
+    typer.echo(visible(line), err=True)

@@ -16,6 +16,9 @@ __all__ = ["Hashes", "assign", "first_match", "text_hashes"]
 
 Hashes = NDArray[np.uint64]
 
+#: No word is longer; what is, is normalised piece by piece.
+_WORD = 2_000
+
 
 def text_hashes(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Hashes:
     """Hashes texts so that two that read the same are the same: NFKC, case folded, white space collapsed.
@@ -42,8 +45,14 @@ def text_hashes(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Has
 
 def _normalise(text: str) -> str:
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
+        text = _composed(text) if len(text) <= _WORD else " ".join(_composed(word) for word in text.split())
     return " ".join(text.casefold().split())
+
+
+def _composed(text: str) -> str:
+    """NFKC. It sorts the marks behind a letter, in a time that grows with the square of their number, so runs are cut."""
+    pieces = [text[start : start + _WORD] for start in range(0, len(text), _WORD)]
+    return "".join(unicodedata.normalize("NFKC", piece) for piece in pieces)
 
 
 def assign(

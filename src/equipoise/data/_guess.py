@@ -12,17 +12,25 @@ from typing import Any, Literal
 
 from equipoise.data._readers import open_table
 from equipoise.data._relations import explained_by
+from equipoise.data._table import nothing_to_read
 from equipoise.errors import DataError
+from equipoise.tasks._labels import NUMBER
 
 __all__ = ["Column", "Guess", "guess"]
 
 Role = Literal["text", "score", "class", "multilabel", "ordinal", "ignored"]
 
 _ROWS = 5_000
+# Of very wide tables fewer rows are looked at, and of very long texts: so many cells and characters at most.
+_CELLS = 2_000_000
+_CHARACTERS = 1 << 26
+#: In tables with more columns that can be learned, nobody looks for pairs that say the same.
+_MOST_RELATED = 50
 _MOST_CLASSES = 50
 _TEXT_WORDS = 3.0
 _LABEL_WORDS = 4.0
 _DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}([T ].*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
+_NUMBER = re.compile(NUMBER)
 _SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "eval"}
 _ID_NAME = re.compile(r"(^|[_\W])(id|ids|idx|index|row|nr|uuid|guid|start|end|offset|year|timestamp)$", re.IGNORECASE)
 _RANGES = [(0, 1), (-1, 1), (1, 5), (0, 5), (-3, 3), (1, 7), (1, 9), (1, 10), (0, 10), (-5, 5), (-10, 10), (0, 100)]
@@ -81,7 +89,7 @@ class Guess:
 
 
 def guess(path: str | Path) -> Guess:
-    """Looks at the first 5,000 rows of a table and says what its columns are good for.
+    """Looks at the first 5,000 rows of a table (fewer of a very wide one) and says what its columns are good for.
 
     Args:
         path: a table as `open_table` takes it.
@@ -98,7 +106,8 @@ def guess(path: str | Path) -> Guess:
             f"{path}: no column looks like text ({_TEXT_WORDS:g} words or more on average, hardly repeated). Seen: {shown}."
         )
     columns = [_text(name, cells) if name == text else _look(name, cells) for name, cells in values.items()]
-    columns = _related(columns, values)
+    if sum(column.role not in ("text", "ignored") for column in columns) <= _MOST_RELATED:
+        columns = _related(columns, values)
     result = Guess(columns, rows + broken, broken, _percentile_words(values[text]))
     if not result.tasks:
         shown = "; ".join(f"'{column.name}': {column.why}" for column in columns)
@@ -109,18 +118,20 @@ def guess(path: str | Path) -> Guess:
 def _first_rows(path: str | Path) -> tuple[dict[str, list[str | None]], int]:
     table = open_table(path)
     values: dict[str, list[str | None]] = {name: [] for name in table.columns}
-    broken = seen = 0
+    most = max(1, min(_ROWS, _CELLS // max(len(values), 1)))
+    broken = seen = size = 0
     for batch in table:
-        rows = batch.rows.slice(0, _ROWS - seen)
+        rows = batch.rows.slice(0, most - seen)
         broken += sum(position < rows.num_rows for position in batch.errors)
         for name, cells in zip(values, rows.columns, strict=True):
             values[name] += [
-                (cell or "").strip() or None
+                None if cell is None or nothing_to_read(cell) else cell.strip()
                 for position, cell in enumerate(cells.to_pylist())
                 if position not in batch.errors
             ]
         seen += rows.num_rows
-        if seen >= _ROWS:
+        size += rows.nbytes
+        if seen >= most or size >= _CHARACTERS:
             break
     if not values or not next(iter(values.values())):
         raise DataError(f"{path}: none of the first {seen} rows can be read.")
@@ -141,7 +152,7 @@ def _text_column(values: Mapping[str, Sequence[str | None]]) -> str | None:
     for name, cells in values.items():
         filled = [cell for cell in cells if cell]
         repeated = len(set(filled)) <= len(filled) / 5
-        if filled and not repeated and _words(filled) >= _TEXT_WORDS and not _is_date(filled):
+        if name and filled and not repeated and _words(filled) >= _TEXT_WORDS and not _is_date(filled):
             candidates[name] = _words(filled)
     return max(candidates, key=lambda name: candidates[name]) if candidates else None
 
@@ -162,6 +173,8 @@ def _look(name: str, cells: Sequence[str | None]) -> Column:
     share = "" if len(filled) == len(cells) else f", in {len(filled)} of {len(cells)} rows"
     if not filled:
         return Column(name, "ignored", "empty")
+    if not name:
+        return Column(name, "ignored", "has no name; give it one to use it")
     if len(distinct) == 1:
         return Column(name, "ignored", f"the same in every row: {_shown(filled[0])}")
     if {value.casefold() for value in distinct} <= _SPLITS:
@@ -187,10 +200,9 @@ def _look(name: str, cells: Sequence[str | None]) -> Column:
 
 
 def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
+    if not _NUMBER.match(cell):  # as labels are read in training: Python itself would take 1_000 for a number
         return None
+    number = float(cell)
     return number if abs(number) < float("inf") else None
 
 
@@ -231,7 +243,7 @@ def _multilabel(name: str, filled: Sequence[str], distinct: Counter[str], share:
     if all(cell.startswith("[") and cell.endswith("]") for cell in filled):
         try:
             lists = [[str(part) for part in json.loads(cell)] for cell in filled]
-        except ValueError:
+        except (ValueError, TypeError, RecursionError):
             return None
         return _several(name, lists, "JSON lists", {}, share)
     for separator in "|;,":

@@ -10,14 +10,30 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
-from equipoise.data._table import BATCH_CHARACTERS, RowBatch, Table, build_batch, check_columns, file_errors, open_text
+import pyarrow as pa
+
+from equipoise.data._table import (
+    BATCH_CHARACTERS,
+    CELL_COST,
+    MOST_COLUMNS,
+    RowBatch,
+    Table,
+    build_batch,
+    check_columns,
+    file_errors,
+)
+from equipoise.data._text_files import LINE_CHARACTERS, Lines, LongLine, open_text
 from equipoise.errors import DataError
 
 __all__ = ["open_jsonl"]
 
 _LOOK_AHEAD = 1_000
+#: Deeper objects come from no one who writes tables, and Python's own limit depends on who calls.
+_DEPTH = 100
+
+Keys = dict[str, str]  # column -> the key as it stands in the file, perhaps with white space around it
 
 
 def open_jsonl(path: Path, name: str, *, batch_rows: int, needed: Sequence[str]) -> Table:
@@ -33,74 +49,97 @@ def open_jsonl(path: Path, name: str, *, batch_rows: int, needed: Sequence[str])
         DataError: the file cannot be read, is empty, or none of its first 1,000 lines is a JSON object.
     """
     with file_errors(name), open_text(path, name, newline="\n") as file:
-        columns = _columns(file, name, needed)
+        keys = _keys(Lines(file, "\n"), name, needed)
 
     def batches() -> Iterator[RowBatch]:
         lines_read = 0
         with file_errors(name, lambda: lines_read), open_text(path, name, newline="\n") as file:
-            for batch in _batches(file, columns, batch_rows):
+            for batch in _batches(Lines(file, "\n"), keys, batch_rows):
                 lines_read = batch.lines[-1]
                 yield batch
 
-    return Table(name, columns, batches)
+    return Table(name, list(keys), batches)
 
 
-def _columns(file: TextIO, name: str, needed: Sequence[str]) -> list[str]:
-    seen: dict[str, None] = {}
-    lines, first_error = 0, ""
-    for line in file:
-        if not line.strip():
+def _values(lines: Lines) -> Iterator[tuple[dict[str, Any] | str, int]]:
+    """Each object, or why there is none, and how many characters it has. Blank lines are passed over."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration:
+            return
+        except LongLine:
+            yield f"a line is longer than {LINE_CHARACTERS} characters", 0
             continue
-        lines += 1
-        value = _parse(line)
+        if line.strip():
+            yield _parse(line), len(line)
+
+
+def _keys(lines: Lines, name: str, needed: Sequence[str]) -> Keys:
+    seen: dict[str, None] = {}
+    count, first_error = 0, ""
+    for count, (value, _) in enumerate(_values(lines), 1):
         if isinstance(value, dict):
             # Past the look-ahead only what is needed still becomes a column.
-            seen.update(dict.fromkeys(value if lines <= _LOOK_AHEAD else [key for key in needed if key in value]))
+            seen.update(dict.fromkeys(value if count <= _LOOK_AHEAD else [key for key in needed if key in value]))
         else:
             first_error = first_error or value
-        if lines >= _LOOK_AHEAD and (not seen or all(key in seen for key in needed)):
+        if len(seen) > MOST_COLUMNS:
             break
-    if not lines:
+        if count >= _LOOK_AHEAD and (not seen or all(key in seen for key in needed)):
+            break
+    if not count:
         raise DataError(f"{name} is empty.")
     if not seen:
         raise DataError(
-            f"{name}: none of the first {lines} lines holds a JSON object with keys "
+            f"{name}: none of the first {count} lines holds a JSON object with keys "
             f"({first_error or 'only {}'}). Write one object a line."
         )
-    check_columns(name, list(seen))
-    return list(seen)
+    return dict(zip(check_columns(name, list(seen)), seen, strict=True))
 
 
-def _batches(file: TextIO, columns: list[str], batch_rows: int) -> Iterator[RowBatch]:
-    cells: list[list[str | None]] = [[] for _ in columns]
+def _batches(lines: Lines, keys: Keys, batch_rows: int) -> Iterator[RowBatch]:
     records: list[dict[str, Any]] = []
-    lines: list[int] = []
+    starts: list[int] = []
     errors: dict[int, str] = {}
-    characters = 0
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        value = _parse(line)
+    weight = 0
+    for value, characters in _values(lines):
         if not isinstance(value, dict):
-            errors[len(lines)] = value
+            errors[len(starts)] = value
             value = {}
-        for column, values in zip(columns, cells, strict=True):
-            values.append(_cell(value.get(column)))
         records.append(value)
-        lines.append(number)
-        characters += len(line)
-        if len(lines) >= batch_rows or characters >= BATCH_CHARACTERS:
-            yield replace(build_batch(columns, cells, lines, errors), records=records)
-            cells, records, lines, errors, characters = [[] for _ in columns], [], [], {}, 0
-    if lines:
-        yield replace(build_batch(columns, cells, lines, errors), records=records)
+        starts.append(lines.number)
+        weight += characters + CELL_COST * len(keys)
+        if len(starts) >= batch_rows or weight >= BATCH_CHARACTERS:
+            yield _batch(records, keys, starts, errors)
+            records, starts, errors, weight = [], [], {}, 0
+    if starts:
+        yield _batch(records, keys, starts, errors)
+
+
+def _batch(records: list[dict[str, Any]], keys: Keys, starts: list[int], errors: dict[int, str]) -> RowBatch:
+    held = {key for record in records for key in record}
+    nothing = pa.nulls(len(records), pa.string())  # of many keys that are columns, most may be in no row of these
+    cells = [[_cell(record.get(key)) for record in records] if key in held else nothing for key in keys.values()]
+    return replace(build_batch(list(keys), cells, starts, errors), records=records)
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON value; write null")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # the last one would win, and the first be lost without a word
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key '{key[:60]}' stands twice")
+            seen.add(key)
+    return found
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_object)
 
 
 def _parse(line: str) -> dict[str, Any] | str:
@@ -109,12 +148,29 @@ def _parse(line: str) -> dict[str, Any] | str:
         value = _DECODER.decode(line.strip())
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at character {error.pos + 1}"
-    except (ValueError, RecursionError) as error:
-        return f"not JSON: {error}"
+    except RecursionError:
+        return f"not JSON: nested more than {_DEPTH} levels deep"
+    except ValueError as error:
+        digits = str(error).startswith("Exceeds the limit")  # Python reads no number of more than 4,300
+        return f"not JSON: {'a number has too many digits' if digits else error}"
     if not isinstance(value, dict):
         names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
         return f"not a JSON object but {names.get(type(value), 'a number')}"
-    return value
+    return f"not JSON: nested more than {_DEPTH} levels deep" if _too_deep(value) else value
+
+
+def _too_deep(value: dict[str, Any]) -> bool:
+    level: list[Any] = [value]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _cell(value: Any) -> str | None:

@@ -87,7 +87,7 @@ def plan(
                     f"data.{split} is one file, but the training tables' text columns differ. Give each table a "
                     f"{split} file of its own."
                 )
-            sources.append(Source(common, split, tables[0].texts, label_column))
+            sources.append(_checked(Source(common, split, tables[0].texts, label_column)))
     return sources
 
 
@@ -112,9 +112,18 @@ def _label_columns(tasks: Mapping[str, TaskSettings]) -> dict[str, str]:
 
 def _source(table: TableSpec, path: str, split: str, label_column: Mapping[str, str]) -> Source:
     if table.tasks is None:
-        return Source(path, split, table.texts, label_column)
+        return _checked(Source(path, split, table.texts, label_column))
     for name in table.tasks:
         if name not in label_column:
             near = did_you_mean(name, list(label_column))
             raise DataError(f"{table.path}: no task '{name}'.{near} Tasks: {', '.join(label_column)}")
-    return Source(path, split, table.texts, {name: label_column[name] for name in table.tasks})
+    return _checked(Source(path, split, table.texts, {name: label_column[name] for name in table.tasks}))
+
+
+def _checked(source: Source) -> Source:
+    for name, column in source.columns.items():
+        if column in source.text:
+            raise DataError(
+                f"{source.path}: task '{name}' reads the column '{column}', which is the text. Name its labels."
+            )
+    return source

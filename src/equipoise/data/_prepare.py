@@ -6,7 +6,8 @@ Python object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -188,21 +189,25 @@ def _encode(
     writer = SplitWriter(folder, name, tasks, [source.path for source in sources])
     for origin, part in raw.items():
         mask = codes[origin] == SPLITS.index(name)
-        for start in range(0, len(mask), _ENCODE_ROWS):
-            chosen = part.table.slice(start, _ENCODE_ROWS).filter(pa.array(mask[start : start + _ENCODE_ROWS]))
-            for batch in chosen.combine_chunks().to_batches():
-                encoded = {task: tasks[task].encode(batch.column(label_field(task))) for task in tasks}
-                reasons: dict[int, list[str]] = {}
-                for result in encoded.values():
-                    for position, reason in result.reasons.items():
-                        reasons.setdefault(position, []).append(reason)
-                keep = np.ones(batch.num_rows, dtype=bool)
-                keep[list(reasons)] = False
-                _reject(batch, name, reasons, tasks, sources, rejected)
-                writer.write(
-                    batch.filter(pa.array(keep)) if reasons else batch,
-                    {task: result.targets[keep] if reasons else result.targets for task, result in encoded.items()},
-                )
+        start = 0
+        # As they were read, and no larger: texts may be so long that many rows together would fill the memory.
+        for piece in part.table.to_batches(max_chunksize=_ENCODE_ROWS):
+            batch = piece.filter(pa.array(mask[start : start + piece.num_rows]))
+            start += piece.num_rows
+            if not batch.num_rows:
+                continue
+            encoded = {task: tasks[task].encode(batch.column(label_field(task))) for task in tasks}
+            reasons: dict[int, list[str]] = {}
+            for result in encoded.values():
+                for position, reason in result.reasons.items():
+                    reasons.setdefault(position, []).append(reason)
+            keep = np.ones(batch.num_rows, dtype=bool)
+            keep[list(reasons)] = False
+            _reject(batch, name, reasons, tasks, sources, rejected)
+            writer.write(
+                batch.filter(pa.array(keep)) if reasons else batch,
+                {task: result.targets[keep] if reasons else result.targets for task, result in encoded.items()},
+            )
     _check_not_empty({name: writer.rows}, "once the rows with unusable labels are left out")
     split = writer.close()
     if name == "train":
@@ -251,4 +256,18 @@ def _warnings(report: Mapping[str, Any]) -> list[str]:
         warnings += [
             f"no row of {name} carries a label of '{task}'" for task, n in summary["labelled"].items() if not n
         ]
+    for task, summary in report["splits"]["train"]["tasks"].items():
+        warnings += [
+            f"classes of '{task}' that read alike: {names}" for names in _alike((summary or {}).get("counts", {}))
+        ]
     return warnings
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """Names that differ only in white space, in what cannot be seen, or in how Unicode writes a letter."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFKC", name) if len(name) <= 1_000 else name
+        shown = "".join(c for c in plain if unicodedata.category(c) not in ("Cf", "Cc"))
+        groups.setdefault(" ".join(shown.split()), []).append(name)
+    return [", ".join(ascii(name[:60]) for name in group) for group in groups.values() if len(group) > 1]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from equipoise.data._assign import Hashes, text_hashes
 from equipoise.data._readers import open_table
 from equipoise.data._rejected import RejectedWriter
-from equipoise.data._table import RowBatch, Table
+from equipoise.data._table import RowBatch, Table, unreadable
 from equipoise.errors import DataError
 from equipoise.tasks._base import did_you_mean
 
@@ -108,7 +108,8 @@ def _open(source: Source) -> Table:
     table = open_table(source.path, needed=needed)
     for column in needed:
         if column not in table.columns:
-            shown = ", ".join(table.columns[:_SHOWN_COLUMNS]) + (", ..." if len(table.columns) > _SHOWN_COLUMNS else "")
+            names = [name if len(name) <= 60 else f"{name[:57]}..." for name in table.columns[:_SHOWN_COLUMNS]]
+            shown = ", ".join(names) + (", ..." if len(table.columns) > _SHOWN_COLUMNS else "")
             raise DataError(
                 f"column '{column}' is not in {source.path}.{did_you_mean(column, table.columns)} Columns: {shown}"
             )
@@ -122,9 +123,11 @@ def _sound(
     size = len(batch.lines)
     reasons = dict(batch.errors)
     for column in source.text:
-        blank = pc.equal(pc.utf8_trim_whitespace(batch.rows.column(column)), "").fill_null(True)
+        blank, unseen = unreadable(batch.rows.column(column))
         for position in _positions(blank):
             reasons.setdefault(position, f"column '{column}' is empty")
+        for position in _positions(unseen):
+            reasons.setdefault(position, f"column '{column}' holds no character that can be seen")
     columns: dict[str, Any] = {
         "row": pa.array(np.arange(first_row, first_row + size)),
         "file": pa.array(np.full(size, file, dtype=np.int32)),

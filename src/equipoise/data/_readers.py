@@ -10,6 +10,7 @@ from equipoise.data._hub import open_hub
 from equipoise.data._jsonl import open_jsonl
 from equipoise.data._parquet import open_parquet
 from equipoise.data._table import Table
+from equipoise.data._text_files import check_file
 from equipoise.errors import DataError
 
 __all__ = ["SUFFIXES", "open_table"]
@@ -25,8 +26,8 @@ def open_table(source: str | Path, *, batch_rows: int = 8192, needed: Sequence[s
         source: a file (`.csv`, `.tsv`, `.jsonl`, `.ndjson`, `.parquet`; all but the last also gzipped), or
             `hub:org/name[:config][@split]`.
         batch_rows: how many rows a batch holds at most.
-        needed: columns that the caller will ask for. Only JSON lines need to know: there, a column may first appear
-            deep in the file.
+        needed: columns that the caller will ask for. JSON lines need to know, because a column may first appear deep in
+            the file; of parquet, only these columns can make a row unusable.
 
     Raises:
         DataError: the source does not exist, is of no known kind, or cannot be read.
@@ -45,8 +46,7 @@ def open_table(source: str | Path, *, batch_rows: int = 8192, needed: Sequence[s
     if name.startswith("hub:"):
         return open_hub(name, batch_rows=batch_rows)
     path = Path(source)
-    if path.is_dir():
-        raise DataError(f"{name} is a folder. Name a file in it.")
+    there = check_file(path, name)
     suffix, zipped = path.suffix.lower(), False
     if suffix == ".gz":
         suffix, zipped = Path(path.stem).suffix.lower(), True
@@ -56,10 +56,10 @@ def open_table(source: str | Path, *, batch_rows: int = 8192, needed: Sequence[s
             f"{name}: cannot read files of kind '{shown}'. Known: {', '.join(SUFFIXES)} (all but .parquet also with .gz), "
             "or hub:org/name."
         )
-    if not path.exists():
+    if not there:
         raise DataError(f"{name}: no such file (looked in {path.parent.resolve()}).")
     if suffix == ".parquet":
-        return open_parquet(path, name, batch_rows=batch_rows)
+        return open_parquet(path, name, batch_rows=batch_rows, needed=needed)
     if suffix in (".jsonl", ".ndjson"):
         return open_jsonl(path, name, batch_rows=batch_rows, needed=needed)
     return open_csv(path, name, delimiter="\t" if suffix == ".tsv" else ",", batch_rows=batch_rows)

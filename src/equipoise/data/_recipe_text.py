@@ -90,7 +90,8 @@ def _task(name: str, column: Column) -> str:
 
 def _task_name(column: str, taken: dict[str, str]) -> str:
     """A column's name with nothing but letters, digits, `_`, `-` and spaces in it, and no other task's name."""
-    base = re.sub(r"[^\w -]+", "_", column).strip(" -") or "task"
+    # YAML reads no key of more than 1,024 characters.
+    base = re.sub(r"[^\w -]+", "_", column)[:60].strip(" -") or "task"
     number = 2
     name = base
     while name in taken:

@@ -15,6 +15,8 @@ from equipoise.errors import DataError
 __all__ = ["RejectedWriter"]
 
 _CELL_CHARACTERS = 500
+#: More kinds than this come from labels that look like reasons; the rest is counted together.
+_MOST_KINDS = 1_000
 #: What differs between two reasons of one kind: what was typed, and numbers.
 _VARIABLE = re.compile(r"'[^']*'|-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
@@ -38,7 +40,8 @@ class RejectedWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.total = 0
-        self._file = path.open("w", encoding="utf-8", newline="\n")
+        # The name of a file may be no valid Unicode; what stands for its bytes is then a JSON escape.
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def __enter__(self) -> RejectedWriter:
@@ -67,6 +70,8 @@ class RejectedWriter:
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self.total += bad
         key = (split, _VARIABLE.sub("…", reason))
+        if key not in self._kinds and len(self._kinds) >= _MOST_KINDS:
+            key, reason = (split, ""), "another reason"
         if key not in self._kinds:
             self._kinds[key] = _Kind(reason, f"{file}:{line}")
         self._kinds[key].count += 1

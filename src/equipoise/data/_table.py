@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import io
 import re
+import unicodedata
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +17,30 @@ import pyarrow.compute as pc
 
 from equipoise.errors import DataError
 
-__all__ = ["BATCH_CHARACTERS", "RowBatch", "Table", "build_batch", "check_columns", "file_errors", "open_text"]
+__all__ = [
+    "BATCH_CHARACTERS",
+    "CELL_COST",
+    "MOST_COLUMNS",
+    "RowBatch",
+    "Table",
+    "build_batch",
+    "check_columns",
+    "file_errors",
+    "nothing_to_read",
+    "unreadable",
+]
 
 #: A batch is closed when its cells hold this many characters, so that a file of long texts stays bounded in memory.
 BATCH_CHARACTERS = 1 << 25
+#: What a cell counts beside its characters, so that a batch of very many empty cells is bounded, too.
+CELL_COST = 8
+#: A table with more columns is no table of texts and labels.
+MOST_COLUMNS = 20_000
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+#: Nothing but white space, control characters and those without a shape: zero width spaces, joiners, byte order marks.
+_INVISIBLE = r"^[\s\p{Z}\p{Cf}\p{Cc}]*$"
+_SHAPELESS = frozenset({"Zs", "Zl", "Zp", "Cf", "Cc"})
 
 
 @dataclass(frozen=True)
@@ -68,7 +85,14 @@ class Table:
             raise DataError(f"{self.name} has columns ({', '.join(self.columns)}) but no rows.")
 
 
-def build_batch(columns: Sequence[str], cells: Sequence[Any], lines: list[int], errors: dict[int, str]) -> RowBatch:
+def build_batch(
+    columns: Sequence[str],
+    cells: Sequence[Any],
+    lines: list[int],
+    errors: dict[int, str],
+    *,
+    checked: Collection[str] | None = None,
+) -> RowBatch:
     """Makes a batch of strings and marks the rows whose text no tokenizer should see.
 
     Args:
@@ -76,9 +100,11 @@ def build_batch(columns: Sequence[str], cells: Sequence[Any], lines: list[int], 
         cells: one sequence of `str | None`, or one Arrow string array, per column.
         lines: `[rows]` where each row starts.
         errors: what is already known to be broken; more is added, the first reason for a row stays.
+        checked: the columns whose cells can break a row; None = all.
     """
     arrays = []
     for column, values in zip(columns, cells, strict=True):
+        found: dict[int, str] = {}
         try:
             array = pa.array(values, type=pa.string())
         except UnicodeEncodeError:
@@ -86,46 +112,58 @@ def build_batch(columns: Sequence[str], cells: Sequence[Any], lines: list[int], 
             values = list(values)
             for position, value in enumerate(values):
                 if value is not None and _SURROGATE.search(value):
-                    errors.setdefault(position, f"column '{column}' is not valid UTF-8")
+                    found[position] = f"column '{column}' is not valid UTF-8"
                     values[position] = _SURROGATE.sub("\ufffd", value)
             array = pa.array(values, type=pa.string())
         nul = pc.match_substring(array, "\0")
         if pc.any(nul).as_py():
             for position in np.flatnonzero(nul.fill_null(False).to_numpy(zero_copy_only=False)).tolist():
-                errors.setdefault(position, f"column '{column}' holds a NUL character")
+                found.setdefault(position, f"column '{column}' holds a NUL character")
+        if checked is None or column in checked:
+            for position, reason in found.items():
+                errors.setdefault(position, reason)
         arrays.append(array)
     schema = pa.schema([(column, pa.string()) for column in columns])
     return RowBatch(pa.RecordBatch.from_arrays(arrays, schema=schema), lines, errors)
 
 
 def check_columns(name: str, columns: Sequence[str]) -> list[str]:
-    """Strips the names and refuses two columns of one name.
+    """Strips the names (of white space and of a byte order mark) and refuses two columns of one name.
 
     Raises:
-        DataError: two columns share a name, or a name is no text.
+        DataError: two columns share a name, a name is no text, or there are too many.
     """
-    stripped = [column.strip() for column in columns]
-    for position, column in enumerate(stripped):
-        if _SURROGATE.search(column) or "\0" in column:
-            raise DataError(f"{name}: the name of column {position + 1} is not valid UTF-8. Save the file as UTF-8.")
-        first = stripped.index(column)
-        if first != position:
-            raise DataError(f"{name}: columns {first + 1} and {position + 1} are both named '{column}'. Rename one.")
-    return stripped
+    if len(columns) > MOST_COLUMNS:
+        raise DataError(
+            f"{name} has {len(columns)} columns; at most {MOST_COLUMNS} are read. Keep the text and the labels."
+        )
+    first: dict[str, int] = {}
+    for position, column in enumerate(columns, 1):
+        stripped = column.strip().strip("\ufeff").strip()
+        if _SURROGATE.search(stripped) or "\0" in stripped:
+            raise DataError(f"{name}: the name of column {position} is not valid UTF-8. Save the file as UTF-8.")
+        if first.setdefault(stripped, position) != position:
+            raise DataError(
+                f"{name}: columns {first[stripped]} and {position} are both named '{stripped}'. Rename one."
+            )
+    return list(first)
 
 
-@contextmanager
-def open_text(path: Path, name: str, *, newline: str) -> Iterator[TextIO]:
-    """Opens a file, gzipped or not, as UTF-8 with or without a byte order mark. Stray bytes become lone surrogates.
+def unreadable(texts: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Which texts say nothing: `[n]` strings or null -> `[n]` missing or blank, `[n]` filled with what cannot be seen."""
+    blank = pc.equal(pc.utf8_trim_whitespace(texts), "").fill_null(True)
+    unseen = pc.match_substring_regex(texts, _INVISIBLE).fill_null(False)
+    return blank, pc.and_not(unseen, blank)
 
-    Raises:
-        DataError: the file is UTF-16 or UTF-32.
+
+def nothing_to_read(text: str) -> bool:
+    """Whether a text is blank or has no character with a shape, as `unreadable` finds it in a column.
+
+    Example:
+        >>> nothing_to_read(" \\u200b"), nothing_to_read(" .")
+        (True, False)
     """
-    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as raw:
-        if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{name} is UTF-16, not UTF-8. Save it as UTF-8.")
-        with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text:
-            yield text
+    return all(character.isspace() or unicodedata.category(character) in _SHAPELESS for character in text)
 
 
 @contextmanager

@@ -23,9 +23,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from equipoise.data import open_table
+from equipoise.data._table import nothing_to_read
 from equipoise.errors import DataError
 from equipoise.inference._predictor import Model
+from equipoise.inference._spreadsheet import safe_cell, safe_header
 from equipoise.runs import atomic_path
+from equipoise.terminal import json_text
 
 __all__ = ["OUTPUT_KINDS", "Counts", "predict_file", "predict_lines"]
 
@@ -65,6 +68,7 @@ def predict_file(
     output: str | Path,
     *,
     batch_rows: int = 4096,
+    raw_cells: bool = False,
     progress: Callable[[Counts], None] | None = None,
     most_characters: int | None = None,
 ) -> Counts:
@@ -75,25 +79,28 @@ def predict_file(
         source: csv, tsv, jsonl, parquet or `hub:...`, with the model's text columns.
         output: csv, tsv, jsonl or parquet, by its name; written whole or not at all. `-` is jsonl on standard output.
         batch_rows: rows in memory at once.
+        raw_cells: csv and tsv only: write texts that begin as a formula does as they are. Else they get an apostrophe
+            before them, so that no spreadsheet runs them.
         progress: is told the counts after each batch.
         most_characters: of a text; a longer one is a row that cannot be predicted. A tokenizer reads a text whole, however
             little of it the model does, so one of a gigabyte takes many.
 
     Raises:
-        DataError: the source cannot be read or has not the text columns, or the output's kind is unknown.
+        DataError: the source cannot be read or has not the text columns, the output's kind is unknown, or it cannot be
+            written.
     """
     table = open_table(source, batch_rows=batch_rows, needed=model.text)
     missing = [name for name in model.text if name not in table.columns]
     if missing:
+        shown = ", ".join(table.columns[:30]) + (", ..." if len(table.columns) > 30 else "")
         raise DataError(
-            f"{table.name} has no column '{missing[0]}'. The model reads {', '.join(model.text)}; "
-            f"columns: {', '.join(table.columns)}"
+            f"{table.name} has no column '{missing[0]}'. The model reads {', '.join(model.text)}; columns: {shown}"
         )
-    if str(output) != "-" and not str(source).startswith("hub:") and Path(output).resolve() == Path(source).resolve():
+    if str(output) != "-" and not str(source).startswith("hub:") and _same(output, source):
         raise DataError(f"{output}: the output would replace the input. Choose another name")
     names = prediction_names(model, table.columns)
     counts = Counts()
-    with _open_output(str(output)) as write:
+    with _open_output(str(output), raw_cells=raw_cells) as write:
         for batch in table:
             texts = [batch.rows.column(batch.rows.schema.get_field_index(name)).to_pylist() for name in model.text]
             added = _annotate(model, texts, dict(batch.errors), names, counts, most_characters)
@@ -103,7 +110,9 @@ def predict_file(
     return counts
 
 
-def predict_lines(model: Model, lines: TextIO, output: str | Path, *, batch_rows: int = 256) -> Counts:
+def predict_lines(
+    model: Model, lines: TextIO, output: str | Path, *, batch_rows: int = 256, raw_cells: bool = False
+) -> Counts:
     """Predicts one text a line (a pair: two texts with a tab between) as they come, for pipes.
 
     Args:
@@ -111,10 +120,11 @@ def predict_lines(model: Model, lines: TextIO, output: str | Path, *, batch_rows
         lines: text that was read with `errors="surrogateescape"`, so that a stray byte spoils one line and not all.
         output: as for `predict_file`.
         batch_rows: lines in memory at once.
+        raw_cells: as for `predict_file`.
     """
     names = prediction_names(model, model.text)
     counts = Counts()
-    with _open_output(str(output)) as write:
+    with _open_output(str(output), raw_cells=raw_cells) as write:
         for chunk in _chunks(lines, batch_rows):
             errors: dict[int, str] = {}
             texts: list[list[str | None]] = [[] for _ in model.text]
@@ -167,6 +177,8 @@ def _annotate(
         for position, value in enumerate(column):
             if value is None or not value.strip():
                 errors.setdefault(position, f"column '{name}' is empty")
+            elif nothing_to_read(value):
+                errors.setdefault(position, f"column '{name}' holds no character that can be seen")
             elif most_characters is not None and len(value) > most_characters:
                 what = f"has {len(value)} characters, at most {most_characters} are taken"
                 errors.setdefault(position, f"column '{name}' {what}")
@@ -186,6 +198,13 @@ def _type_of(values: np.ndarray[Any, Any]) -> pa.DataType:
     return pa.string() if values.dtype.kind in "OUT" else pa.from_numpy_dtype(values.dtype)
 
 
+def _same(output: str | Path, source: str | Path) -> bool:
+    try:
+        return Path(output).resolve() == Path(source).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
+        raise DataError(f"{str(output)!r}: cannot be written ({error})") from error
+
+
 def _chunks(lines: TextIO, size: int) -> Iterator[list[str]]:
     chunk: list[str] = []
     for line in lines:
@@ -198,11 +217,21 @@ def _chunks(lines: TextIO, size: int) -> Iterator[list[str]]:
 
 
 @contextlib.contextmanager
-def _open_output(output: str) -> Iterator[Write]:
+def _open_output(output: str, *, raw_cells: bool) -> Iterator[Write]:
     if output == "-":
         yield _json_writer(sys.stdout)
         sys.stdout.flush()
         return
+    try:
+        with _open_file(output, raw_cells) as write:
+            yield write
+    except (OSError, pa.ArrowException) as error:
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise DataError(f"{output}: cannot be written ({told})") from error
+
+
+@contextlib.contextmanager
+def _open_file(output: str, raw_cells: bool) -> Iterator[Write]:
     path = Path(output)
     suffixes = [suffix.lstrip(".").lower() for suffix in path.suffixes]
     zipped = bool(suffixes) and suffixes[-1] == "gz"
@@ -216,18 +245,23 @@ def _open_output(output: str) -> Iterator[Write]:
             return
         with (
             gzip.open(temporary, "wb") if zipped else temporary.open("wb") as raw,
-            io.TextIOWrapper(raw, encoding="utf-8", newline="") as text,
+            io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="") as text,
         ):
-            yield _json_writer(text) if kind == "jsonl" else _csv_writer(text, "\t" if kind == "tsv" else ",")
+            if kind == "jsonl":
+                yield _json_writer(text)
+            else:
+                yield _csv_writer(text, "\t" if kind == "tsv" else ",", raw_cells)
 
 
 def _json_writer(file: TextIO) -> Write:
     def write(rows: _Rows) -> None:
-        given = rows.records if rows.records is not None else rows.given.to_pylist()
+        given = rows.records if rows.records is not None else _records(rows.given)
         for row, added in zip(given, rows.added.to_pylist(), strict=True):
             # A key of the row's own that no column announced stays, and the prediction beside it gives way.
             found = {f"predicted/{name}" if name in row else name: value for name, value in added.items()}
-            file.write(json.dumps(_json_value({**row, **found}), ensure_ascii=False, default=str) + "\n")
+            line = json_text(_json_value({**row, **found}), default=str)
+            # Half a character, which JSON can hold, is written as the escape that it came as.
+            file.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
         file.flush()
 
     return write
@@ -242,24 +276,53 @@ def _json_value(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _csv_writer(file: TextIO, delimiter: str) -> Write:
-    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+class _LineFeeds:
+    """Takes rows that end with both line ends, so that the csv module quotes cells that hold either; one is written."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> None:
+        self._file.write(row[:-2] + "\n")
+
+
+def _csv_writer(file: TextIO, delimiter: str, raw_cells: bool) -> Write:
+    writer = csv.writer(_LineFeeds(file), delimiter=delimiter, lineterminator="\r\n")
     started = False
 
     def write(rows: _Rows) -> None:
         nonlocal started
         batch = rows.table()
         if not started:
-            writer.writerow(batch.schema.names)
+            writer.writerow(batch.schema.names if raw_cells else safe_header(batch.schema.names))
             started = True
-        for row in zip(*[_cells(column) for column in batch.columns], strict=True):
-            writer.writerow(row)
+        names = batch.schema.names
+        columns = [_cells(column, name) for column, name in zip(batch.columns, names, strict=True)]
+        if not raw_cells:
+            columns = [[safe_cell(value) for value in column] for column in columns]
+        writer.writerows(zip(*columns, strict=True))
 
     return write
 
 
-def _cells(column: pa.Array) -> list[Any]:
-    values: list[Any] = column.to_pylist()
+def _records(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    names = batch.schema.names
+    columns = [_values(column, name) for column, name in zip(batch.columns, names, strict=True)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _values(column: pa.Array, name: str) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except Exception as error:  # a year 300000, a time zone that there is none of, a record with two fields of one name
+        raise DataError(
+            f"column '{name}' ({column.type}) cannot be written as text ({error}). Leave it out, or write parquet."
+        ) from error
+    return values
+
+
+def _cells(column: pa.Array, name: str) -> list[Any]:
+    values = _values(column, name)
     if pa.types.is_nested(column.type):
         return [None if value is None else json.dumps(value, ensure_ascii=False, default=str) for value in values]
     return values

@@ -81,13 +81,14 @@ def predict_files(
     device: str | None = None,
     precision: str = "auto",
     batch_rows: int = 4096,
+    raw_cells: bool = False,
     progress: Callable[[FileResult, int, int], None] | None = None,
 ) -> Scored:
     """Predicts every row of many tables and writes a table for each, with the same name.
 
     The same call goes on where an earlier one stopped: a file is kept when its output stands there as it was left and
-    size and checksum of the input, the model, `precision` and `batch_rows` are what its record in `_manifest.jsonl`
-    says. A file that cannot be read stops no other one.
+    size and checksum of the input, the model, `precision`, `batch_rows` and `raw_cells` are what its record in
+    `_manifest.jsonl` says. A file that cannot be read stops no other one.
 
     Args:
         run: a run, its folder, its `model` folder, or an ONNX export.
@@ -102,6 +103,7 @@ def predict_files(
         device: as of `load`.
         precision: as of `load`. Where machines of several kinds work together, name one: `auto` is each machine's own.
         batch_rows: rows of a file in memory at once.
+        raw_cells: as for `predict_file`.
         progress: is told of each file when it is done, how many are done, and of how many.
 
     Raises:
@@ -123,7 +125,12 @@ def predict_files(
     folder = Path(output)
     sources = find_sources([inputs] if isinstance(inputs, str | Path) else inputs, folder, format)
     model = _model_folder(run)
-    made_with = {"model": model_identity(model), "precision": precision, "batch_rows": batch_rows}
+    made_with = {
+        "model": model_identity(model),
+        "precision": precision,
+        "batch_rows": batch_rows,
+        "raw_cells": raw_cells,
+    }
     results: dict[str, FileResult] = {}
 
     def done(result: FileResult, name: str) -> None:

@@ -53,8 +53,8 @@ def score_file(model: Callable[[], Model], job: Mapping[str, Any]) -> dict[str, 
     Args:
         model: gives the model.
         job: `input` and `path` (shown and absolute), `output` (its name) and `target` (absolute), `made_with` (what the
-            result depends on beside the file; `batch_rows` is in it) and `ours` (an output that stands there is of an
-            earlier run, and is not to be kept if this one fails).
+            result depends on beside the file: `batch_rows`, and `raw_cells` where they are wanted) and `ours` (an output
+            that stands there is of an earlier run, and is not to be kept if this one fails).
 
     Returns:
         The record: `output`, `input`, `status` (`scored` or `failed`), `seconds`, and `bytes`, `sha256` (of the
@@ -69,7 +69,8 @@ def score_file(model: Callable[[], Model], job: Mapping[str, Any]) -> dict[str, 
             raise DataError(f"{source} is no regular file")
         before = _stamp(source)
         size, digest = checksum(source)
-        counts = predict_file(loaded, source, target, batch_rows=job["made_with"]["batch_rows"])
+        settings = {"batch_rows": job["made_with"]["batch_rows"], "raw_cells": job["made_with"].get("raw_cells", False)}
+        counts = predict_file(loaded, source, target, **settings)
         if _stamp(source) != before:
             target.unlink()
             raise DataError(f"{source} changed while it was read. Run the command again")

@@ -16,6 +16,7 @@ from equipoise.errors import EquipoiseError, RunError
 from equipoise.models._multitask import slices
 from equipoise.models._pooling import POOLINGS
 from equipoise.models._private import Private
+from equipoise.models._sidecar_check import check_task
 from equipoise.tasks import Task, from_dict
 
 __all__ = ["SIDECAR", "Sidecar"]
@@ -83,11 +84,13 @@ class Sidecar:
             RunError: the folder is no saved multi-task model, is damaged, or is of a later format.
         """
         path = folder / SIDECAR
+        if path.exists() and not path.is_file():
+            raise RunError(f"{path} is no file")  # a pipe would wait for ever
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(f"{folder} holds no {SIDECAR}: it is not a model that Equipoise saved") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
         version = data.get("format_version") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
@@ -111,7 +114,7 @@ class Sidecar:
             )
         except EquipoiseError as error:
             raise RunError(f"{path}: {error}") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise RunError(f"{path} is damaged: {type(error).__name__}: {error}") from None
         if spans != [(s.start, s.stop) for s in slices(tasks).values()]:
             raise RunError(f"{path} is damaged: the tasks' outputs {spans} do not match their labels")
@@ -133,5 +136,9 @@ def _check(data: Mapping[str, Any]) -> None:
         raise ValueError(f"private_layers is {layers!r}")
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules) or len(modules) < layers:
         raise ValueError(f"private_modules is {modules!r}")
+    if not isinstance(data["tasks"], list):
+        raise ValueError("its tasks are no list")
+    for item in data["tasks"]:
+        check_task(item)
     if not data["tasks"] or len({item["name"] for item in data["tasks"]}) < len(data["tasks"]):
         raise ValueError("it names no task, or one twice")
