@@ -98,7 +98,7 @@ def test_a_thread_that_is_gone_is_replaced_and_who_waited_is_told(fake: Any, mon
         for thread in asking:
             thread.start()
         assert model.entered.wait(60)
-        wait_until(lambda: figures(url)['equipoise_waiting_requests{run="run"}'] == 4)
+        wait_until(lambda: figures(url)["equipoise_requests_in_progress"] == 6)
 
         def gone() -> None:
             raise SystemExit
@@ -110,7 +110,7 @@ def test_a_thread_that_is_gone_is_replaced_and_who_waited_is_told(fake: Any, mon
         statuses = Counter(map(status_of, answers))
         assert set(statuses) <= {200, 500, 503}, statuses
         assert sum(statuses.values()) == 5
-        assert statuses[200] == 1  # the one at the model
+        assert statuses[200] >= 1  # what was at the model
         wait_until(lambda: not worker.alive)
         wait_until(lambda: healthy(url))
         assert figures(url)['equipoise_workers_replaced_total{run="run"}'] == 1
@@ -227,6 +227,7 @@ def test_a_look_that_fails_is_not_the_last_one(fake: Any, monkeypatch: pytest.Mo
 def test_in_a_full_house_every_request_is_answered_or_refused_and_counted(fake: Any) -> None:
     _, folder = fake(seconds_per_text=0.002)
     with serving(folder, limits=Limits(waiting_requests=4)) as (url, _):
+        warm = figures(url)['equipoise_texts_total{run="run"}']
 
         def ask(number: int) -> list[tuple[int, bool]]:
             found = []
@@ -246,7 +247,7 @@ def test_in_a_full_house_every_request_is_answered_or_refused_and_counted(fake: 
         for status in (200, 429):
             assert found[f'equipoise_requests_total{{route="/predict",status="{status}"}}'] == statuses[status]
         assert found["equipoise_rejected_total"] == statuses[429]
-        assert found['equipoise_texts_total{run="run"}'] == statuses[200]
+        assert found['equipoise_texts_total{run="run"}'] - warm == statuses[200]
 
 
 @pytest.mark.parametrize("moment", ["in its head", "in its body", "while it waits", "at the model", "in its answer"])
@@ -511,6 +512,7 @@ def test_a_request_that_there_is_no_memory_for_is_told_so(fake: Any, monkeypatch
         assert client.post("/predict", json={"text": "good"}).status_code == 200
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(__import__("resource"), "prlimit"), reason="limits of another process: Linux only")
 def test_a_process_that_may_not_grow_answers_and_goes_on(trained: eq.Run) -> None:
     """The real service with the real model; what it may map is frozen at little more than what it has."""
@@ -528,7 +530,8 @@ def test_a_process_that_may_not_grow_answers_and_goes_on(trained: eq.Run) -> Non
 
         def ask(number: int) -> None:
             texts = ["profit " * 3_000] * 300  # 6 MB
-            answer = fresh(url).post("/predict", json={"texts": texts})
+            with fresh(url) as other:
+                answer = other.post("/predict", json={"texts": texts})
             statuses[answer.status_code] += 1
             if answer.status_code >= 500:
                 assert set(answer.json()["error"]) == {"what", "where", "how"}
@@ -555,7 +558,7 @@ def test_at_the_end_of_its_time_to_stop_what_waits_is_told_and_not_cut_off(fake:
         for thread in asking:
             thread.start()
         assert model.entered.wait(60)
-        wait_until(lambda: figures(url)['equipoise_waiting_requests{run="run"}'] == 3)
+        wait_until(lambda: figures(url)["equipoise_requests_in_progress"] == 5)
         server.handle_exit(signal.SIGTERM, None)
         for thread in asking:
             thread.join(60)

@@ -91,8 +91,19 @@ def taken(metrics: str) -> float:
     return float(lines["equipoise_requests_in_progress"]) - 1 + answered
 
 
-def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(trained: eq.Run) -> None:
-    with command(str(trained.folder)) as (process, url), fresh(url) as client, fresh(url) as watching:
+def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(trained: eq.Run, tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("s3cret-zz\n")
+    headers = {"authorization": "Bearer s3cret-zz"}
+    with (
+        command(str(trained.folder), "--token-file", str(secret)) as (process, url),
+        fresh(url, headers=headers) as client,
+        fresh(url, headers=headers) as watching,
+    ):
+        assert client.get("/info", headers={"authorization": "Bearer wrong"}).status_code == 401
+        if sys.platform == "linux":  # the token stands neither among the processes nor in the environment
+            place = Path("/proc") / str(process.pid)
+            assert b"s3cret-zz" not in (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
         table = b"text\n" + b"strong profit beats the market\n" * 2_000
         sent = client.post("/files?name=in.csv", content=table, headers={"content-type": "text/csv"})
         id_ = sent.json()["id"]

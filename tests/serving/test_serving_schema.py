@@ -74,6 +74,7 @@ def explore(url: str, operation: str, examples: int) -> Counter[int]:
     method, path = operation.split(" ")
     api = schema_of(url)[path][method]
     seen: Counter[int] = Counter()
+    kept = a_table(url) if "{id}" in path else ""
     for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
         try:
             strategy = api.as_strategy(generation_mode=mode)
@@ -94,7 +95,7 @@ def explore(url: str, operation: str, examples: int) -> Counter[int]:
         @given(case=strategy)
         def send(case: Any) -> None:
             if "{id}" in path and sum(seen.values()) % 3 == 0:
-                case.path_parameters["id"] = a_table(url)
+                case.path_parameters["id"] = a_table(url) if method == "DELETE" else kept
             elif "{name}" in path and sum(seen.values()) % 5 == 0:
                 case.path_parameters["name"] = "reviews"
             answer = case.call_and_validate(
@@ -116,16 +117,18 @@ def explore(url: str, operation: str, examples: int) -> Counter[int]:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_answer_is_one_that_the_schema_tells(service: tuple[str, Any], operation: str) -> None:
     seen = explore(service[0], operation, 12)
-    assert sum(seen.values()) >= 10, seen
+    # Where nothing can be sent, there is one request to send; with a body there are valid ones among them.
+    assert sum(seen.values()) >= (1 if operation in {"GET /info", "GET /health", "GET /metrics"} else 10), seen
+    assert any(200 <= status < 300 for status in seen), seen
     assert not [status for status in seen if status >= 500], seen
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_answer_is_one_that_the_schema_tells_at_length(service: tuple[str, Any], operation: str) -> None:
-    seen = explore(service[0], operation, 400)
+    seen = explore(service[0], operation, 80)
     print(f"schemathesis {operation}: {sum(seen.values())} answers, {dict(sorted(seen.items()))}")
-    assert sum(seen.values()) >= 100, seen
+    assert any(200 <= status < 300 for status in seen), seen
     assert not [status for status in seen if status >= 500], seen
 
 

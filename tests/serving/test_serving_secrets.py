@@ -5,22 +5,19 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import serving_fixtures
-from serving_helpers import client_of, command, fresh, serving, wait_until
+from serving_helpers import client_of, fresh, serving, wait_until
 from wire_helpers import post, tell
 
-import equipoise as eq
 from equipoise.errors import ServiceError
 from equipoise.serving import _guard as guard
 from equipoise.serving._traces import trace_of
 
 fake = serving_fixtures.fake
-trained = serving_fixtures.trained
 
 TOKEN = "tok3n-zz"
 SECRET = "confidentialwords"
@@ -176,19 +173,6 @@ def test_a_trace_has_places_and_kinds_and_no_words() -> None:
     assert "builtins.ValueError (its words are not logged)" in told
     assert "KeyError" not in told.splitlines()[-1]
     assert SECRET not in told
-
-
-def test_the_token_file(trained: eq.Run, tmp_path: Path) -> None:
-    """The token stands neither among the processes nor in the environment, and the service asks for it."""
-    secret = tmp_path / "token"
-    secret.write_text(TOKEN + "\n")
-    with command(str(trained.folder), "--token-file", str(secret)) as (process, url), fresh(url) as client:
-        assert client.get("/info").status_code == 401
-        assert client.get("/info", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
-        if sys.platform == "linux":
-            place = Path("/proc") / str(process.pid)
-            assert TOKEN.encode() not in (place / "cmdline").read_bytes()
-            assert TOKEN.encode() not in (place / "environ").read_bytes()
 
 
 @pytest.mark.parametrize(

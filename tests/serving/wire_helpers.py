@@ -20,7 +20,11 @@ def dial(url: str, **options: int) -> socket.socket:
     sock.settimeout(60)
     if "receive" in options:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options["receive"])
-    sock.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    try:
+        sock.connect(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 

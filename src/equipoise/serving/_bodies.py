@@ -182,11 +182,11 @@ def _parsed(body: bytes, model: type[M]) -> M:
         raise Refusal(
             400, f"the body is not UTF-8: byte {error.start} is wrong", "Encode it as UTF-8.", where="body"
         ) from None
-    if body.count(b'"') + body.count(b",") + body.count(b"[") + body.count(b"{") > VALUES:
-        # Most of them stand in texts, as a rule. A text and its comma are two.
-        if next(islice(_TOKEN.finditer(body), 2 * VALUES, None), None) is not None:
-            what = f"the body has more than {VALUES} values"
-            raise Refusal(422, what, "Send less at once, in several requests.", where="body")
+    marks = sum(body.count(mark) for mark in (b'"', b",", b"[", b"{"))  # most of them stand in texts, as a rule
+    # A text and its comma are two.
+    if marks > VALUES and next(islice(_TOKEN.finditer(body), 2 * VALUES, None), None) is not None:
+        what = f"the body has more than {VALUES} values"
+        raise Refusal(422, what, "Send less at once, in several requests.", where="body")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -109,6 +109,7 @@ class _Protocol(H11Protocol):
     limits: Limits
     count: Count
     most: int
+    conn: _Connection
 
     def __init__(
         self,
@@ -234,7 +235,8 @@ class _Protocol(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event) or b"")
-        if self.cycle is not None and not self.cycle.response_complete:  # what it was for need not go on
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        cycle: Any = self.cycle  # None before the first request
+        if cycle is not None and not cycle.response_complete:  # what it was for need not go on
+            cycle.disconnected = True
+            cycle.message_event.set()
         self.transport.close()

@@ -147,6 +147,7 @@ class Runs:
         self._left: dict[str, list[Worker]] = {
             name: [] for name in folders
         }  # given up, their threads maybe still there
+        self._told: dict[str, Worker] = {}  # the last one of each run that was told to be lost
         self._retired: list[Worker] = []  # replaced by a reload, and finishing what they have
         self._served: dict[str, Served] = {}
         try:
@@ -215,6 +216,8 @@ class Runs:
                     worker.abandon(stuck)
                 else:
                     continue
+            if self._told.get(name) is not worker:
+                self._told[name] = worker
                 lost.append((name, worker.abandoned or ""))
             if not self._loading[name].acquire(blocking=False):
                 continue  # a new one is on its way
