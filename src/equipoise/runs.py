@@ -265,10 +265,9 @@ class Run:
         return run
 
     def _move_aside(self) -> None:
-        # Within the folder, which may be what a link points to or a disk of its own. The recipe goes last, so its place
-        # says how far this came.
+        # Within the folder, which may be what a link points to or a disk of its own.
         aside = self.replaced_folder
-        paths = sorted(self.folder.iterdir(), key=lambda path: path.name == "recipe.yaml")
+        paths = sorted(self.folder.iterdir())
         aside.mkdir()
         for path in paths:
             os.replace(path, aside / path.name)
