@@ -85,7 +85,7 @@ def _quoted(text: str) -> str:
 @pytest.mark.parametrize(
     "policy", [pytest.param(True, id="policy", marks=pytest.mark.slow), pytest.param(False, id="escaping alone")]
 )
-@pytest.mark.parametrize("name", ["report", "comparison", "card"])
+@pytest.mark.parametrize("name", ["report", pytest.param("comparison", marks=pytest.mark.slow), "card"])
 def test_none_runs(
     browser: Any, pages: dict[str, Path], name: str, policy: bool, record_property: Callable[[str, object], None]
 ) -> None:
