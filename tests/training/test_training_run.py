@@ -154,7 +154,7 @@ def test_nan_stops_the_run_names_the_task_and_keeps_the_last_good_checkpoint(tin
     assert all(torch.isfinite(value).all() for value in saved.values())
     text = run.history_file.read_text()
     assert "NaN" not in text
-    assert json.loads(text.splitlines()[-1])["step"] <= 10
+    assert max(json.loads(line)["step"] for line in text.splitlines() if "event" not in line) <= 10
 
 
 def test_a_folder_with_a_run_is_not_overwritten_unasked(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
