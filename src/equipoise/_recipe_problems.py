@@ -24,6 +24,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     lines = []
     for item in _without_other_branches(error.errors(include_url=False)):
         loc = [str(part) for part in item["loc"] if not _is_union_branch(part)]
+        if item["type"] == "extra_forbidden" and _is_union_branch(item["loc"][-1]):
+            loc.append(str(item["loc"][-1]))  # a key of the user's that looks like one
         key = ".".join([prefix, *loc] if prefix else loc) or "recipe"
         if item["type"] == "extra_forbidden":
             valid = _keys_at(model, loc[:-1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ TASKS = {
     "tags": kind("multilabel").Settings.model_validate({"type": "multilabel", "column": "label"}),
 }
 
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *|-inf")  # the last is a number of parquet's
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -83,13 +85,14 @@ def table(file: str, data: bytes, folder: Path) -> None:
         report = found[0].report
         assert report["rows_read"] == rows
         assert report["rows_rejected"] + len(found[0].splits["train"]) == rows, "rows got lost"
-    written_again(path, folder)
+    kinds = ("csv", "jsonl", "parquet")
+    written_again(path, folder, [kinds[zlib.crc32(data) % 3]])
 
 
-def written_again(path: Path, folder: Path, **options: Any) -> None:
-    """Predicts a table into every kind of file; what was written reads back, with as many rows."""
+def written_again(path: Path, folder: Path, kinds: Sequence[str], **options: Any) -> None:
+    """Predicts a table into some kinds of file; what was written reads back, with as many rows."""
     model: Any = StubModel()
-    for kind_ in ("csv", "jsonl", "parquet"):
+    for kind_ in kinds:
         output = folder / f"out.{kind_}"
         output.unlink(missing_ok=True)
         counts: list[Any] = []
@@ -113,9 +116,8 @@ def no_formulas(output: Path) -> None:
         csv.field_size_limit(1 << 27)
         for row in csv.reader(file):
             for cell in row:
-                assert not (cell[:1] in set("=+-@\t\r\n＝＋－＠") and cell) or re.fullmatch(
-                    r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *", cell
-                ), repr(cell)
+                begins = cell[:1] in set("=+-@\t\r\n＝＋－＠") and cell
+                assert not begins or _NUMBER.fullmatch(cell), repr(cell)
 
 
 def init(file: str, data: bytes, folder: Path) -> None:

@@ -19,7 +19,7 @@ from fuzz_inputs import cells, csv_tables, damaged, json_lines, json_values, nam
 
 __all__ = ["SERVICE_EXAMPLES", "Client", "check_request", "requests"]
 
-SERVICE_EXAMPLES = {"bodies": 500, "uploads": 100}
+SERVICE_EXAMPLES = {"bodies": 350, "uploads": 60}
 
 texts = st.one_of(cells, st.lists(cells, max_size=3), json_values)
 bodies = st.one_of(
@@ -148,7 +148,7 @@ def check_request(client: Client, request: dict[str, Any]) -> None:
         assert set(told) == {"what", "where", "how"}
         assert told["what"]
         assert told["how"]
-        assert all(character.isprintable() for character in told["what"] + told["how"]), told
+        assert min(body) >= 0x20, "a control character that is not escaped"
         assert len(body) < 10_000
     elif headers.get("content-type", "").startswith("application/json") and body:
         json.loads(body)

@@ -77,23 +77,23 @@ def strategy_of_tables() -> st.SearchStrategy[bytes]:
 
 
 TARGETS: dict[str, Target] = {
-    "csv": Target(600, strategy_of_tables, lambda data, folder: checks.table("t.csv", data, folder)),
-    "tsv": Target(250, lambda: inputs.csv_tables("\t"), lambda data, folder: checks.table("t.tsv", data, folder)),
-    "json lines": Target(600, inputs.json_lines, lambda data, folder: checks.table("t.jsonl", data, folder)),
+    "csv": Target(400, strategy_of_tables, lambda data, folder: checks.table("t.csv", data, folder)),
+    "tsv": Target(150, lambda: inputs.csv_tables("\t"), lambda data, folder: checks.table("t.tsv", data, folder)),
+    "json lines": Target(300, inputs.json_lines, lambda data, folder: checks.table("t.jsonl", data, folder)),
     "gzip": Target(
-        250, lambda: inputs.damaged(SOUND_GZIP), lambda data, folder: checks.table("t.csv.gz", data, folder)
+        800, lambda: inputs.damaged(SOUND_GZIP), lambda data, folder: checks.table("t.csv.gz", data, folder)
     ),
-    "parquet tables": Target(400, inputs.parquet_tables, lambda data, folder: checks.table("t.parquet", data, folder)),
+    "parquet tables": Target(250, inputs.parquet_tables, lambda data, folder: checks.table("t.parquet", data, folder)),
     "parquet bytes": Target(
-        500,
+        700,
         lambda: st.sampled_from(sound_parquet()).flatmap(inputs.damaged),
         lambda data, folder: checks.table("t.parquet", data, folder),
     ),
-    "first recipes": Target(300, inputs.csv_tables, lambda data, folder: checks.init("t.csv", data, folder)),
-    "recipes": Target(500, inputs.yaml_texts, checks.recipe_yaml),
-    "recipes of Python": Target(400, inputs.mappings, checks.recipe_mapping),
-    "sidecars": Target(700, inputs.sidecars, checks.sidecar),
-    "run folders": Target(400, damaged_run_files, check_run, a_run),
+    "first recipes": Target(350, inputs.csv_tables, lambda data, folder: checks.init("t.csv", data, folder)),
+    "recipes": Target(350, inputs.yaml_texts, checks.recipe_yaml),
+    "recipes of Python": Target(250, inputs.mappings, checks.recipe_mapping),
+    "sidecars": Target(600, inputs.sidecars, checks.sidecar),
+    "run folders": Target(500, damaged_run_files, check_run, a_run),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,20 @@ def test_jsonl_and_parquet_are_untouched(tmp_path: Path) -> None:
     assert [one or "" for one in pq.read_table(tmp_path / "out.parquet")["=note"].to_pylist()] == FORMULAS + PLAIN
 
 
+def test_numbers_stay_and_what_only_looks_like_one_does_not(tmp_path: Path) -> None:
+    columns = {
+        "text": ["a"],
+        "f": [-0.5],
+        "i": [-1],
+        "d": [Decimal("-1.50")],
+        "b": [b"=x"],
+        "s": pa.array([-1], pa.duration("s")),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    predict_file(MODEL, tmp_path / "in.parquet", tmp_path / "out.csv")
+    assert rows_of(tmp_path / "out.csv")[1][:6] == ["a", "-0.5", "-1", "-1.50", "b'=x'", "'-1 day, 23:59:59"]
+
+
 def test_our_own_csv_reads_back_with_the_apostrophe_and_gets_no_second_one(tmp_path: Path) -> None:
     predict_file(MODEL, table(tmp_path), tmp_path / "one.csv")
     predict_file(MODEL, tmp_path / "one.csv", tmp_path / "two.csv")
@@ -160,9 +175,10 @@ def test_what_cannot_be_written_is_one_error(tmp_path: Path) -> None:
             predict_file(MODEL, tmp_path / "in.parquet", tmp_path / f"out.{kind}")
     predict_file(MODEL, tmp_path / "in.parquet", tmp_path / "out.parquet")
     (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "plain.csv").write_text("text\na\n")
     with pytest.raises(eq.EquipoiseError, match=r"folder\.csv: cannot be written \(Is a directory\)"):
-        predict_file(MODEL, tmp_path / "in.parquet", tmp_path / "folder.csv")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.csv", "in.parquet", "out.parquet"]
+        predict_file(MODEL, tmp_path / "plain.csv", tmp_path / "folder.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.csv", "in.parquet", "out.parquet", "plain.csv"]
 
 
 def test_many_files_and_the_choice_is_remembered(tiny_backbone: Any, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -299,7 +300,7 @@ def _csv_writer(file: TextIO, delimiter: str, raw_cells: bool) -> Write:
         names = batch.schema.names
         columns = [_cells(column, name) for column, name in zip(batch.columns, names, strict=True)]
         if not raw_cells:
-            columns = [[safe_cell(value) for value in column] for column in columns]
+            columns = [[safe_cell(_text(value)) for value in column] for column in columns]
         writer.writerows(zip(*columns, strict=True))
 
     return write
@@ -319,6 +320,11 @@ def _values(column: pa.Array, name: str) -> list[Any]:
             f"column '{name}' ({column.type}) cannot be written as text ({error}). Leave it out, or write parquet."
         ) from error
     return values
+
+
+def _text(value: Any) -> Any:
+    """What the csv module would write of a value that is neither text nor number: a span of time may begin with a minus."""
+    return value if value is None or isinstance(value, str | int | float | Decimal) else str(value)
 
 
 def _cells(column: pa.Array, name: str) -> list[Any]:
