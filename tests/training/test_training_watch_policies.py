@@ -150,8 +150,17 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("method", ["{method: dao, smoothing: 0.9}", "famo", "{method: coba, window: 4, warmup: 2}"])
-@pytest.mark.parametrize("fault", ["loss", "gradient"])
+@pytest.mark.parametrize(
+    ("fault", "method"),
+    [
+        ("loss", "{method: dao, smoothing: 0.9}"),
+        ("gradient", "famo"),
+        pytest.param("gradient", "{method: dao, smoothing: 0.9}", marks=pytest.mark.slow),
+        pytest.param("loss", "famo", marks=pytest.mark.slow),
+        pytest.param("loss", "{method: coba, window: 4, warmup: 2}", marks=pytest.mark.slow),
+        pytest.param("gradient", "{method: coba, window: 4, warmup: 2}", marks=pytest.mark.slow),
+    ],
+)
 def test_an_update_that_is_left_out_changes_nothing(
     tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, method: str
 ) -> None:
@@ -215,7 +224,7 @@ def test_a_weight_is_not_mended_by_leaving_updates_out(tiny_recipe: dict[str, An
         watched(tiny_recipe, tmp_path, settings, WeightFault([4]))
 
 
-@pytest.mark.parametrize("stop", [4, 5, 8])
+@pytest.mark.parametrize("stop", [4, pytest.param(5, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_that_left_updates_out_resumes_bit_equal(
     tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
@@ -259,7 +268,7 @@ def test_under_a_gradient_scaler_an_overflow_is_ordinary_and_a_loss_is_not(
     assert steps(eq.Run(tmp_path / "run"))[-1] == 12
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("policy", [pytest.param("stop", marks=pytest.mark.slow), "skip"])
 def test_an_overflow_that_does_not_end_is_a_fault(
     tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str
 ) -> None:
@@ -288,7 +297,7 @@ class StopOnPass(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("step", "back"), [(8, 6), (2, 0)])
+@pytest.mark.parametrize(("step", "back"), [(8, 6), pytest.param(2, 0, marks=pytest.mark.slow)])
 def test_a_run_goes_back_and_on_at_half_the_rate_and_resumes_bit_equal(
     tiny_recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, back: int
 ) -> None:

@@ -22,7 +22,7 @@ LONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_healthy_training_says_nothing(tiny_recipe: dict[str, Any], tmp_path: Path, seed: int) -> None:
     found, said = watched(tiny_recipe, tmp_path, [*LONG, f"training.seed={seed}"])
     assert (found, said) == ([], [])

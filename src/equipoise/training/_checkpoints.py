@@ -41,6 +41,7 @@ class CheckpointedTrainer(Trainer):
     """
 
     control: TrainerControl
+    model: Any
     run: Run
     balancer: Balancer
     sidecar: Sidecar

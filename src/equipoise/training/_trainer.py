@@ -170,7 +170,8 @@ class MultiTaskTrainer(CheckpointedTrainer):
         """One micro-batch, unless its update is left out."""
         if not self.guard.left_out:
             try:
-                return super().training_step(model, inputs, num_items_in_batch)
+                loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+                return loss
             except NotFiniteError as error:
                 self.guard.fault(error)
         return torch.zeros((), device=self.args.device)
