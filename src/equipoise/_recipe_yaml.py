@@ -50,6 +50,10 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+def _undefined(loader: _Loader, node: yaml.Node) -> Any:
+    return loader.construct_undefined(node)
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -58,7 +62,7 @@ class _Dumper(yaml.SafeDumper):
 _Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 _Dumper.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))  # so that the text '1e-4' gets its quotes
 for _name in _FOREIGN:
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _Loader.construct_undefined)
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_name}", _undefined)
 
 
 def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:

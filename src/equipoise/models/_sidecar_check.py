@@ -37,8 +37,9 @@ def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _density(value: Any) -> bool:
-    keys = {"low": _number, "per_unit": _number, "weights": lambda one: _numbers(one) and bool(one)}
-    return isinstance(value, dict) and all(key in value and check(value[key]) for key, check in keys.items())
+    if not isinstance(value, dict) or not _number(value.get("low")) or not _number(value.get("per_unit")):
+        return False
+    return _numbers(value.get("weights")) and bool(value["weights"])
 
 
 #: Key of any kind of task -> what its value must be. A kind that says more checks it itself.
