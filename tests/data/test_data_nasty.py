@@ -17,13 +17,6 @@ ROWS = {case.name: case.used + sum(case.rejected.values()) for case in SMALL if 
 #: More than any of them needs beyond what the libraries themselves take, and less than any would take unbounded.
 MOST_MB = 600
 QUICK = ("a cell of 50 MB", "a bomb of lines", "20,001 columns", "four million cells in a row")
-    "a cell of 50 MB",
-    "a bomb of one line",
-    "a bomb of lines",
-    "20,001 columns",
-    "10,000 columns",
-    "four million cells in a row",
-)
 SLOW = [case.name for case in BIG if case.name.removeprefix("size: ") not in QUICK]
 
 
