@@ -31,8 +31,9 @@ def worse_than_constant(
     """What is worse, in words, or None.
 
     A task is worse where its main metric is by a tenth or more, and at all in 98 of 100 draws of the labelled rows with
-    replacement, each judged for the model and for the constant (a paired bootstrap). Classes are also worse where their accuracy is and their Matthews
-    correlation is not above chance: the main metric of classes, macro F1, flatters whoever guesses at random.
+    replacement, each judged for the model and for the constant (a paired bootstrap). Classes are also worse where their
+    accuracy is and their Matthews correlation is not above chance: the main metric of classes, macro F1, flatters whoever
+    guesses at random.
 
     References:
         An Introduction to the Bootstrap (Efron and Tibshirani, 1993)
