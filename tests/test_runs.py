@@ -506,3 +506,12 @@ def test_sidecar_with_a_task_kind_that_we_do_not_have(sidecar):
     sidecar.write_text(json.dumps(data))
     with pytest.raises(RunError, match=r"multitask\.json: no task type 'ranking'"):
         Sidecar.read(sidecar.parent)
+
+
+def test_a_folder_with_a_recipe_alone_is_somebody_s_unless_a_killed_run_left_it(tmp_path):
+    run = Run(tmp_path / "run")
+    write_text(run.recipe_file, "model: {}\n")
+    with pytest.raises(RunError, match="holds a recipe of yours"):
+        Run.vacant(run.folder, overwrite=True)
+    (run.cache_folder / "0").mkdir(parents=True)
+    assert Run.vacant(run.folder) == run

@@ -221,8 +221,9 @@ class Run:
                 raise RunError(
                     f"output: the folder '{folder}' holds '{foreign[0]}', which is no part of a run. Choose another"
                 )
-            if found == ["recipe.yaml"]:
-                # Nothing but a recipe: more likely someone's own than what a run left.
+            if found == ["recipe.yaml"] and not run.cache_folder.is_dir():
+                # Nothing but a recipe: more likely someone's own than what a run left. One that a kill cut off there left
+                # its cache beside the folder too; who is refused here makes none.
                 raise RunError(f"output: the folder '{folder}' holds a recipe of yours, it seems. Choose another")
             if not overwrite and run.started:
                 raise RunError(
