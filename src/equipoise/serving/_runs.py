@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -203,7 +205,10 @@ class Runs:
         """
         lost: list[tuple[str, str]] = []
         stuck = f"the model has not come back for {self._limits.stuck_s:g} s"
-        self._retired = [worker for worker in self._retired if worker.alive]
+        kept = [worker for worker in self._retired if worker.alive]
+        if len(kept) < len(self._retired):
+            _give_back_memory()
+        self._retired = kept
         for worker in self._retired:
             if worker.busy_s > self._limits.stuck_s and worker.abandoned is None:
                 worker.abandon(stuck)
@@ -322,6 +327,12 @@ def _version(folder: Path) -> str:
             with path.open("rb") as file:
                 whole.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()[:12]
+
+
+def _give_back_memory() -> None:
+    """Lets the allocator return what a model has left: glibc keeps the holes for itself, and each reload would leave some."""
+    with contextlib.suppress(OSError, AttributeError):  # another system's C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _main_metrics(model: Model, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,11 @@ class Service:
         self.limits, self.state, self.measures = limits, State(), Measures()
         observe = self.measures.observe_batch
         self.runs = Runs(folders, device=device, precision=precision, limits=limits, observe=observe)
-        self.files = Files(limits, self.measures)
+        try:
+            self.files = Files(limits, self.measures)
+        except BaseException:
+            self.runs.close()  # their threads would stay
+            raise
 
     def watch(self) -> None:
         """Looks after the workers, once a second: those that died or are stuck are replaced."""
