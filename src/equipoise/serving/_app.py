@@ -28,7 +28,7 @@ from equipoise.serving._guard import Guard, note, stopping
 from equipoise.serving._limits import Limits
 from equipoise.serving._page import page_file
 from equipoise.serving._refusal import Problem, Refusal, json_response
-from equipoise.serving._runs import Loading, Served, named
+from equipoise.serving._runs import Loading, Served, give_back_memory, named
 from equipoise.serving._service import Service
 from equipoise.serving._traces import trace_of
 from equipoise.serving._worker import Closed
@@ -64,6 +64,7 @@ def build(
         often = min(1.0, limits.stuck_s / 4)
         looking = [
             asyncio.create_task(_every(60, lambda: asyncio.to_thread(service.files.sweep))),
+            asyncio.create_task(_every(30, lambda: asyncio.to_thread(give_back_memory))),
             asyncio.create_task(_every(often, service.watch)),
         ]
         try:

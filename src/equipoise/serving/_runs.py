@@ -20,7 +20,7 @@ from equipoise.serving._worker import Worker
 if TYPE_CHECKING:
     from equipoise.inference import Model
 
-__all__ = ["Loading", "Runs", "Served", "named"]
+__all__ = ["Loading", "Runs", "Served", "give_back_memory", "named"]
 
 Observe = Callable[[str, int, int], None]
 Signature = list[tuple[str, int, int, int]]  # name, inode, bytes, time of the last change
@@ -207,7 +207,7 @@ class Runs:
         stuck = f"the model has not come back for {self._limits.stuck_s:g} s"
         kept = [worker for worker in self._retired if worker.alive]
         if len(kept) < len(self._retired):
-            _give_back_memory()
+            give_back_memory()
         self._retired = kept
         for worker in self._retired:
             if worker.busy_s > self._limits.stuck_s and worker.abandoned is None:
@@ -329,8 +329,8 @@ def _version(folder: Path) -> str:
     return whole.hexdigest()[:12]
 
 
-def _give_back_memory() -> None:
-    """Lets the allocator return what a model has left: glibc keeps the holes for itself, and each reload would leave some."""
+def give_back_memory() -> None:
+    """Lets the allocator return what models and requests have left: glibc keeps the holes of every thread for itself."""
     with contextlib.suppress(OSError, AttributeError):  # another system's C library has no such function
         ctypes.CDLL(None).malloc_trim(0)
 
