@@ -1,6 +1,6 @@
 """Kills survived and resumes that end bit-equal, counted over balancers, features and moments.
 
-    python benchmarks/trust_kills.py [--seed 0] [--only REGEX]
+    python benchmarks/trust_kills.py [--seed 0] [--only "balancer or feature"]
 
 Runs `tests/training/test_training_kills.py`, the slow tests too. There a training dies by signal 9 in a process of its own: at
 a drawn update, in the middle of a checkpoint, of a line of the history, of an evaluation, at any change of a file, and from
@@ -86,8 +86,7 @@ def main() -> None:
     for figure in figures:
         print(f"{figure['name']}: {figure['held']} of {figure['tried']}")
     command = f"python benchmarks/trust_kills.py --seed {options.seed}"
-    if options.only:
-        return
+    command += f' --only "{options.only}"' if options.only else ""
     write(
         "trust_kills",
         {
