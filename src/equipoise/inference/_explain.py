@@ -18,6 +18,9 @@ from equipoise.tasks._base import did_you_mean
 
 __all__ = ["explain"]
 
+#: A batch that is walked back through has so many times fewer tokens than one of a prediction.
+GRADIENT_SHARE = 4
+
 
 def explain(
     model: Model, text: str | Sequence[str], task: str, *, target: str | None = None, steps: int = 32
@@ -81,8 +84,10 @@ def explain(
     def score(embeddings: Tensor) -> Tensor:
         return read(network.outputs(embeddings, task))
 
-    # A batch of the path's points is one of texts of this length, within the model's budget of tokens.
-    attributions = _integrate(score, given, blank, steps, max(1, model.max_tokens // len(hidden)))
+    # A batch of the path's points is one of texts of this length, within a part of the model's budget of tokens: what a
+    # gradient walks back through is kept in memory, layer by layer, which a prediction is not.
+    tokens = model.max_tokens // GRADIENT_SHARE
+    attributions = _integrate(score, given, blank, steps, max(1, tokens // len(hidden)))
     with torch.no_grad():  # last, as the model remembers its latest pass, and with it the whole graph behind it
         value, baseline = (float(score(one)) for one in (given, blank))
     words, rest = _words(model.text, fields, encoding, attributions)
