@@ -10,7 +10,7 @@ STAMP  := $(VENV)/.installed
 TEST_ENV := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test clean
+.PHONY: help install demo test slow lowest clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,11 +31,18 @@ test: install ## format, lint, types, tests: stops at the first that fails
 	$(BIN)/ruff format --check .
 	@printf '\n== lint ==\n'
 	$(BIN)/ruff check .
+	$(BIN)/python tests/security/bans.py src benchmarks examples
 	@printf '\n== types ==\n'
 	$(BIN)/mypy
 	@printf '\n== tests and doctests ==\n'
 	$(TEST_ENV) $(BIN)/pytest -n auto --dist loadfile
 	@printf '\nAll passed.\n'
+
+slow: install ## the tests that take minutes: kills by the hundred, 100,000 fuzzed inputs, exports
+	$(TEST_ENV) $(BIN)/pytest -m 'slow and not gpu and not network' -n auto --dist loadfile
+
+lowest: install ## some tests at the lowest versions that pyproject.toml allows; makes an environment of its own with uv
+	$(BIN)/python tests/lowest/run.py --keep torch==2.13.0
 
 clean: ## remove caches and build output; keeps .venv and runs
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
