@@ -73,6 +73,7 @@ def refused(stopped: Stopped, folder: Path, first: int, *, more: bool, code: int
     if told is None:
         assert run.metrics_file.exists(), what
         stopped.same(run)
+        run.tidy()  # as the next process that wants to train here does: a read-only disk lets nothing be cleared away
     else:
         assert "\n" not in told
         assert (

@@ -118,13 +118,14 @@ class SplitWriter:
         # Numbered, because a task's name need not be a file name. One plain file a task and not a column: only so are the
         # targets of all rows one array, however many batches wrote them.
         self._names = {task: f"{name}.target{position}.f32" for position, task in enumerate(tasks)}
-        self._numbers = {task: (folder / f"{file}.tmp").open("wb") for task, file in self._names.items()}
+        self._numbers = {task: folder / f"{file}.tmp" for task, file in self._names.items()}
         self._writer: Any = None
         self.rows = 0
 
     def write(self, batch: pa.RecordBatch, targets: Mapping[str, NDArray[np.float32]]) -> None:
         """Adds rows. `targets`: task -> `[rows]` or `[rows, classes]`."""
-        if self._writer is None:
+        first = self._writer is None
+        if first:
             shapes = {
                 task: {"file": file, "width": None if targets[task].ndim == 1 else targets[task].shape[1]}
                 for task, file in self._names.items()
@@ -134,15 +135,17 @@ class SplitWriter:
             self._writer = pa.ipc.new_file(str(self._temporary), self._schema)
         columns = [batch.column(name) for name, _ in _SCHEMA]
         self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        for task, file in self._numbers.items():
-            np.ascontiguousarray(targets[task], dtype=np.float32).tofile(file)
+        for task, path in self._numbers.items():
+            # Opened for each batch: a failure in between leaves nothing open. Not numpy's `tofile`, which does not say why a
+            # disk refuses, and at the end of a buffer not even that it does.
+            with path.open("wb" if first else "ab") as file:
+                file.write(np.ascontiguousarray(targets[task], dtype=np.float32).tobytes())
         self.rows += batch.num_rows
 
     def close(self) -> Split:
         """Finishes the files and opens the split. At least one batch, be it empty, must have been written."""
         self._writer.close()
-        for task, file in self._numbers.items():
-            file.close()
-            os.replace(file.name, self.path.parent / self._names[task])
+        for task, path in self._numbers.items():
+            os.replace(path, self.path.parent / self._names[task])
         os.replace(self._temporary, self.path)
         return Split(self.path)
