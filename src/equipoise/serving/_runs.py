@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -333,6 +334,8 @@ def give_back_memory() -> None:
     """Lets the allocator return what models and requests have left: glibc keeps the holes of every thread for itself."""
     with contextlib.suppress(OSError, AttributeError):  # another system's C library has no such function
         ctypes.CDLL(None).malloc_trim(0)
+    if "pyarrow" in sys.modules:  # tables have been read: it has an allocator of its own
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
 
 
 def _main_metrics(model: Model, metrics: Mapping[str, Any]) -> dict[str, Any]:
