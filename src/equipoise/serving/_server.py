@@ -6,6 +6,7 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import resource
 import signal
 import socket
@@ -31,6 +32,9 @@ __all__ = ["run_server", "server_of"]
 
 log = logging.getLogger("equipoise.serving")
 
+#: Kernels that oneDNN keeps at once, each with memory of its own for one shape of batch; without a bound that suits a service it is
+#: 1,024, and memory grows for hours. Read when the first is made.
+KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
 #: Files that the process may need beside its connections: tables, the model, what libraries open.
 SPARE_FILES = 300
 
@@ -50,6 +54,7 @@ def run_server(
     """See `equipoise.serving.serve`."""
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise ServiceError("the token must be printable ASCII without blanks, and not empty")
+    os.environ.setdefault(*KERNELS)
     sock = _bind(host, port)  # before models are loaded: a port that is taken is told at once
     try:
         address = ipaddress.ip_address(sock.getsockname()[0])
