@@ -32,8 +32,8 @@ __all__ = ["run_server", "server_of"]
 
 log = logging.getLogger("equipoise.serving")
 
-#: Kernels that oneDNN keeps at once, each with memory of its own for one shape of batch; without a bound that suits a service it is
-#: 1,024, and memory grows for hours. Read when the first is made.
+#: Kernels that oneDNN keeps at once, each with memory of its own for one shape of batch. Its default is 1,024, and a service's
+#: memory would grow for hours. Read when the first is made.
 KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
 #: Files that the process may need beside its connections: tables, the model, what libraries open.
 SPARE_FILES = 300
