@@ -74,7 +74,7 @@ def test_in_turn_tells_of_a_job_before_it_takes_the_next() -> None:
 
 def test_what_a_user_can_mend_fails_one_job_and_a_bug_ends_all() -> None:
     results = collected(in_turn, [("a", {"way": "data"}), ("b", {"way": "well"})], engine_jobs.troubled)
-    assert results["a"] == {"status": "failed", "reason": "data.csv:3: no label"}
+    assert results["a"] == {"status": "failed", "reason": "data.csv:3:\\n no label"}
     assert results["b"] == {"way": "well"}
     with pytest.raises(ZeroDivisionError):
         collected(in_turn, [("a", {"way": "bug"})], engine_jobs.troubled)
@@ -105,7 +105,7 @@ def test_a_killed_worker_fails_its_job_and_the_others_go_on(cluster: Any) -> Non
     results = collected(on_ray, jobs, engine_jobs.troubled, workers=1, threads=2)
     assert results["killed"]["status"] == "failed"
     assert "the worker was lost, killed or out of memory" in results["killed"]["reason"]
-    assert results["data"] == {"status": "failed", "reason": "data.csv:3: no label"}
+    assert results["data"] == {"status": "failed", "reason": "data.csv:3:\\n no label"}
     assert results["well"] == {"way": "well"}
     assert results["as well"] == {"way": "as well"}
 
