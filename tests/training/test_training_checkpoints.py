@@ -63,6 +63,7 @@ def test_the_latest_two_can_be_resumed_from(stopped: Stopped) -> None:
     assert not [path.name for path in stopped.stopped.checkpoint_folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_as_many_are_kept_as_the_recipe_says(stopped: Stopped, tmp_path: Path) -> None:
     settings = ["training.checkpoints_kept=3", "training.keep_checkpoints=true", "data.validation=null"]
     run = train(stopped.recipe, overrides=settings, output=tmp_path / "run", progress=False)

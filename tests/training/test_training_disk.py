@@ -89,7 +89,7 @@ def refused(stopped: Stopped, folder: Path, first: int, *, more: bool, code: int
     return told
 
 
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.4])
+@pytest.mark.parametrize("share", [0.05, pytest.param(0.2, marks=pytest.mark.slow), 0.4])
 def test_fault_the_disk_refuses_a_write(stopped: Stopped, tmp_path: Path, share: float) -> None:
     calls = resume_calls(stopped, tmp_path / "counted")
     told = refused(stopped, tmp_path / "run", int(share * calls), more=False, code=errno.ENOSPC)
@@ -299,7 +299,9 @@ class Remove(TrainerCallback):
             shutil.rmtree(self.folder)
 
 
-@pytest.mark.parametrize("step", [13, 15])  # a line of the history comes next, or a checkpoint
+@pytest.mark.parametrize(
+    "step", [pytest.param(13, marks=pytest.mark.slow), 15]
+)  # before a line of the history, before a checkpoint
 def test_fault_the_folder_is_removed_while_it_trains(stopped: Stopped, tmp_path: Path, step: int) -> None:
     run = stopped.copy(tmp_path / "run")
     with pytest.raises(

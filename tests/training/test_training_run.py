@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,35 +100,6 @@ def test_a_stopped_run_ends_bit_equal(
     assert continued.metrics["splits"] == whole.metrics["splits"]
     with pytest.raises(RunError, match="is finished"):
         resume(broken, progress=False)
-
-
-KILLED = """
-import os, sys
-from transformers import TrainerCallback
-from equipoise.training import train
-
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 14:
-            os.kill(os.getpid(), 9)
-
-train(sys.argv[1], output=sys.argv[2], progress=False, callbacks=[Kill()])
-"""
-
-
-def test_a_run_killed_with_signal_9_resumes(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
-    settings = ["training.checkpoint_every_steps=5"]
-    whole = train(tiny_recipe, overrides=settings, output=tmp_path / "whole", progress=False)
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    killed = subprocess.run(
-        [sys.executable, script, whole.recipe_file, tmp_path / "killed"], capture_output=True, text=True, check=False
-    )
-    assert killed.returncode == -9, killed.stderr
-    continued = resume(tmp_path / "killed", progress=False)
-    expected = weights(whole)
-    assert all(torch.equal(value, expected[name]) for name, value in weights(continued).items())
-    assert comparable(continued.history) == comparable(whole.history)
 
 
 class Poison(TrainerCallback):
