@@ -40,17 +40,19 @@ def measured(part: str) -> dict[str, Any] | None:
 
 
 def table(results: dict[str, dict[str, Any] | None]) -> str:
-    """Markdown: one row a figure; a part without a result is named as such."""
-    lines = ["| what | held | tried | command |", "| --- | --: | --: | --- |"]
+    """Markdown: one row a figure, and below it what made each part; a part without a result is named as such."""
+    rows = ["| part | what | held | tried |", "| --- | --- | --: | --: |"]
+    made = []
     for part, result in results.items():
         if result is None:
-            lines.append(f"| {part} | not measured | | `python benchmarks/{PARTS[part]}` |")
+            rows.append(f"| {part} | not measured | | |")
             continue
         for figure in result["figures"]:
             held, tried = figure["held"], figure["tried"]
             shown = f"{held:,}" if held == tried else f"**{held:,}**"
-            lines.append(f"| {figure['name']} | {shown} | {tried:,} | `{result['command']}` |")
-    return "\n".join(lines)
+            rows.append(f"| {part} | {figure['name']} | {shown} | {tried:,} |")
+        made.append(f"- {part}: `{result['command']}`, {result['machine']['date']}")
+    return "\n".join([*rows, "", *made])
 
 
 def main() -> None:
