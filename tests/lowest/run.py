@@ -1,6 +1,6 @@
 """The tests at the lowest versions that pyproject.toml allows: does it still mean what it says?
 
-    python tests/lowest/run.py [--folder /tmp/lowest] [--keep torch==2.13.0 ...] [--only-compile]
+    python tests/lowest/run.py [--folder FOLDER] [--keep torch==2.13.0 ...] [--only-compile]
 
 Makes an environment of its own with uv, in which every direct dependency has the lowest version that its bound allows and
 that goes with the others' (`--resolution lowest-direct`), and runs a part of the tests that touches every dependency. `--keep`
@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,10 @@ def main() -> int:
     """Compiles, installs, tests; the exit status is pytest's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--folder", type=Path, default=Path("/tmp/equipoise-lowest"), help="where the environment is made"
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "equipoise-lowest",
+        help="where the environment is made",
     )
     parser.add_argument("--keep", nargs="*", default=[], metavar="PACKAGE==VERSION", help="pinned as it is")
     parser.add_argument("--only-compile", action="store_true", help="say which versions it would be, and stop")
