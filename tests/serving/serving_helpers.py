@@ -19,6 +19,7 @@ import numpy as np
 from starlette.testclient import TestClient
 
 import equipoise as eq
+from equipoise.errors import RunError
 from equipoise.serving import create_app
 from equipoise.serving._server import server_of
 
@@ -54,6 +55,10 @@ class FakeModel:
         if "poison" in texts:
             raise RuntimeError("the secret of a text")
         return np.array([[len(text)] for text in texts], dtype=np.float32)
+
+    def exact(self) -> Any:
+        """It has no gradients, as an ONNX export has none."""
+        raise RunError("there are no weights to walk back through")
 
     def read(self, outputs: Any) -> dict[str, Any]:
         return {"length": outputs[:, 0]}
