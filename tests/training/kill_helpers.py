@@ -54,12 +54,13 @@ class Trainings:
             recipe: its file, read where there is no run yet.
             output: the run folder.
             fault: of `kill_server.py`, or None to let it end.
-            options: `quick`, `threads`, `noise`, `folder`, `overwrite` and `trace` of a job.
+            options: `quick`, `threads`, `noise`, `folder`, `overwrite`, `trace` and `processes` of a job.
 
         Returns:
             The exit status of the training's process, -9 where it was killed, and its seconds.
         """
         job: dict[str, Any] = {"quick": True, "threads": None, "noise": False, "overwrite": False, "trace": None}
+        job["processes"] = 1
         job |= {"folder": str(self.folder), "log": str(self.log), "recipe": str(recipe), "output": str(output)}
         job["fault"] = fault
         if not self._warm and fault is None:  # what the first one imported, the next ones find imported

@@ -5,7 +5,8 @@ a second. Run as a script: one JSON line a job on the standard input, one a resu
 
 A job: `recipe` (its file), `output` (the run folder), `fault` (below, or None), `quick` (leave out baselines and pages),
 `threads`, `noise` (draw random numbers before), `folder` (the working directory), `overwrite`, `log` (a file for what is
-printed), `trace` (a file that gets the changes of files, or None). The child resumes the run that is there, or else trains.
+printed), `trace` (a file that gets the changes of files, or None), `processes` (that train it together, over gloo). The
+child resumes the run that is there, or else trains.
 
 A fault is a mapping with a `kind`:
 
@@ -28,6 +29,7 @@ import os
 import random
 import re
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -185,13 +187,26 @@ def work(job: dict[str, Any]) -> None:
         Path(job["modules"]).write_text(json.dumps(sorted(sys.modules)))
 
 
-def child(job: dict[str, Any]) -> int:
+def ranks(processes: int) -> list[dict[str, str]]:
+    """What each process finds in its environment, as torchrun sets it; one process alone finds nothing."""
+    if processes == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    size, place = str(processes), {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    sizes = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **sizes, **place} for rank in range(processes)]
+
+
+def child(job: dict[str, Any], environment: dict[str, str]) -> int:
     """A fork that does a job; returns its process id to the parent, and never to itself."""
     pid = os.fork()
     if pid:
         return pid
     code = 1
     try:
+        os.environ |= environment
         os.setpgid(0, 0)
         os.fsync = lambda handle: None  # what is written outlives a killed process in any case, and the wait is long
         log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -246,10 +261,11 @@ def serve() -> None:
         job = json.loads(line)
         gc.freeze()  # else each child's first collection would copy all that was loaded
         started = time.monotonic()
-        pid = child(job)
-        children.append(pid)
+        pids = [child(job, environment) for environment in ranks(job["processes"])]
+        children += pids
         fault = job["fault"] or {}
-        status = wait(pid, fault["seconds"] if fault.get("kind") == "time" else None)
+        seconds = fault["seconds"] if fault.get("kind") == "time" else None
+        status = next(filter(None, [wait(pid, seconds) for pid in pids]), 0)
         if job.get("modules") is not None and status == 0:
             load_more(json.loads(Path(job["modules"]).read_text()))
         answers.write(json.dumps({"status": status, "seconds": time.monotonic() - started}) + "\n")

@@ -153,9 +153,9 @@ def assert_equal_runs(run: eq.Run, other: eq.Run) -> None:
     ("stop", "overrides"),
     [
         (13, [*EMA, "training.layer_decay=0.5"]),
-        (17, [*SWA, "training.accumulation=2", "training.epochs=5"]),
+        pytest.param(17, [*SWA, "training.accumulation=2", "training.epochs=5"], marks=pytest.mark.slow),
         (5, SWA),  # before the average begins
-        (20, [*EMA, "model.adapter={rank: 4, dropout: 0.2}"]),
+        pytest.param(20, [*EMA, "model.adapter={rank: 4, dropout: 0.2}"], marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_ends_bit_equal(

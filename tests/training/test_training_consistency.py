@@ -116,8 +116,10 @@ class StopAt(TrainerCallback):
     "more",
     [
         ["balance={method: famo}"],  # asks for the same batch's losses after the update
-        ["balance={method: dao, double_batch: true}", "training.accumulation=2"],
-        ["balance={method: coba, window: 4, warmup: 2}", "balance.shared=last_layer"],
+        pytest.param(["balance={method: dao, double_batch: true}", "training.accumulation=2"], marks=pytest.mark.slow),
+        pytest.param(
+            ["balance={method: coba, window: 4, warmup: 2}", "balance.shared=last_layer"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_stopped_run_ends_bit_equal(tiny_recipe: dict[str, Any], tmp_path: Path, more: list[str]) -> None:

@@ -46,7 +46,10 @@ def comparable(run: eq.Run) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in {"samples_per_second", "seconds"}} for line in run.history]
 
 
-@pytest.mark.parametrize("method", ["famo", "coba", "gradvac", "db_mtl", "torchjd"])
+@pytest.mark.parametrize(  # every method: test_training_kills.py
+    "method",
+    ["famo", "gradvac", "torchjd", *(pytest.param(method, marks=pytest.mark.slow) for method in ("coba", "db_mtl"))],
+)
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(method: str, tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     tiny_recipe["training"] |= {"max_steps": 12, "log_every_steps": 1, "checkpoint_every_steps": 5, "accumulation": 2}
     tiny_recipe["data"] |= {"test": None}

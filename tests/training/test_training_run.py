@@ -78,7 +78,7 @@ def test_the_resolved_recipe_reproduces_the_run_bit_for_bit(tiny_recipe: dict[st
     ("stop", "overrides"),
     [
         (2, ["training.checkpoint_every_steps=2"]),
-        (13, ["training.checkpoint_every_steps=4"]),
+        pytest.param(13, ["training.checkpoint_every_steps=4"], marks=pytest.mark.slow),
         (11, ["training.accumulation=2", "training.checkpoint_every_steps=3", "balance.smoothing=0.9"]),
         (17, ["model.adapter={rank: 4, dropout: 0.2}", "training.checkpoint_every_steps=5"]),
         (1, []),

@@ -64,7 +64,7 @@ def build(
         often = min(1.0, limits.stuck_s / 4)
         looking = [
             asyncio.create_task(_every(60, lambda: asyncio.to_thread(service.files.sweep))),
-            asyncio.create_task(_every(30, lambda: asyncio.to_thread(give_back_memory))),
+            asyncio.create_task(_every(10, lambda: asyncio.to_thread(give_back_memory))),
             asyncio.create_task(_every(often, service.watch)),
         ]
         try:
