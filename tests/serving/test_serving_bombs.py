@@ -199,6 +199,19 @@ def test_a_parquet_file_that_breaks_its_reader_breaks_another_process(
     assert problem(response)["what"] == "in.parquet takes more than 0.2 seconds to unpack"
 
 
+@pytest.mark.parametrize(("where", "what"), [(40, "is broken after row "), (-8, "is not a parquet file (")])
+def test_what_the_other_process_cannot_read_ours_does_not_open(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, where: int, what: str
+) -> None:
+    content = bytearray(parquet(pa.table({"text": [f"{n} profits rose" for n in range(2000)]})))
+    content[where : where + 4] = bytes(4)
+    monkeypatch.setattr("equipoise.data._readers.open_parquet", lambda *args, **kwargs: pytest.fail("it was opened"))
+    response = send(client, "in.parquet", bytes(content))
+    assert response.status_code == 422
+    assert problem(response)["what"].startswith(f"in.parquet {what}"), response.text
+    assert "equipoise-" not in response.text  # no path of the service
+
+
 def test_the_token_is_not_given_to_that_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("EQUIPOISE_TOKEN", "s3cret")
     spy = tmp_path / "spy.py"

@@ -125,7 +125,7 @@ def test_bad_rows_stay_and_are_counted(client: TestClient) -> None:
         ("in.csv", bytes(range(256)) * 50, 422, "in.csv"),
         ("in.csv", b"\x89PNG\r\n\x1a\n" + bytes(1000), 422, "in.csv"),
         ("in.jsonl", bytes(range(128, 256)) * 50, 422, "in.jsonl"),
-        ("in.parquet", b"PAR1" + bytes(1000), 422, "in.parquet: not a parquet file"),
+        ("in.parquet", b"PAR1" + bytes(1000), 422, "in.parquet is not a parquet file ("),
         ("in.csv", "text\ngrößer\n".encode("utf-16"), 422, "in.csv"),
         ("in.xlsx", b"text\nprofit\n", 415, "the file is of no kind that can be read"),
         ("in.csv.gz", b"text\nprofit\n", 415, "the file is of no kind that can be read"),

@@ -330,7 +330,7 @@ def _trouble(error: OSError) -> str:
     return "the disk of the service is full" if full else f"its folder fails ({error.strerror or type(error).__name__})"
 
 
-def _parquet_rows(file: File, most: int) -> int | None:
+def _parquet_rows(file: File, most: int) -> int:
     try:
         return rows_of(file.source, most)
     except TooMuch as error:

@@ -25,18 +25,18 @@ MEMORY, PROCESSOR_S, CLOCK_S = 768 << 20, 60, 120
 
 
 class TooMuch(Exception):
-    """The file takes more than it may, or breaks its reader. What it says is for the client."""
+    """The file takes more than it may, or cannot be read. What it says is for the client."""
 
 
-def rows_of(path: os.PathLike[str] | str, most_rows: int) -> int | None:
-    """The rows of a Parquet file that is safe to read; None where it is none, which its reader will tell in words.
+def rows_of(path: os.PathLike[str] | str, most_rows: int) -> int:
+    """The rows of a Parquet file that is whole and safe to read.
 
     Args:
         path: the file.
         most_rows: that it may have.
 
     Raises:
-        TooMuch: it takes too much memory or time, has too many rows, or breaks its reader.
+        TooMuch: it takes too much memory or time, has too many rows, is broken, or breaks its reader.
         OSError: the process cannot be started.
     """
     command = [sys.executable, "-P", __file__, os.fspath(path), str(most_rows)]
@@ -59,7 +59,7 @@ def rows_of(path: os.PathLike[str] | str, most_rows: int) -> int | None:
         raise TooMuch("cannot be unpacked within bounds of memory and time") from None
     if "refused" in found:
         raise TooMuch(str(found["refused"]))
-    rows: int | None = found["rows"]
+    rows: int = found["rows"]
     return rows
 
 
@@ -71,6 +71,7 @@ def _main(path: str, most_rows: int) -> dict[str, Any]:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     _bound()
+    read = None
     try:
         with pq.ParquetFile(path) as file:
             rows: int = file.metadata.num_rows
@@ -86,8 +87,10 @@ def _main(path: str, most_rows: int) -> dict[str, Any]:
                 read += piece.num_rows
     except MemoryError:
         return {"refused": f"takes more than {MEMORY >> 20} MiB to unpack"}
-    except Exception:  # no Parquet, or broken: the reader that has words for it will say so
-        return {"rows": None}
+    except Exception as error:  # also where bounded memory makes a library fail in another way: ours must not try again
+        what = "is not a parquet file" if read is None else f"is broken after row {read}"
+        said = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+        return {"refused": f"{what} ({said[:300]})"}
     return {"rows": rows}
 
 
