@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from equipoise.cli import app
 from equipoise.errors import DataError, EquipoiseError
 from equipoise.inference import Model, explain, load
+from equipoise.inference._explain import GRADIENT_SHARE
 from equipoise.models import LoadedModel, save_model
 
 model = explain_helpers.model
@@ -166,6 +167,23 @@ def test_nothing_stays_behind(model: Model) -> None:
     assert network._tap.value.grad_fn is None  # no graph is kept alive
     np.testing.assert_array_equal(model.outputs([TEXT]), before)
     assert explain(model, TEXT, "label") == explain(model, TEXT, "label")
+
+
+def test_gradients_walk_back_through_few_tokens_at_once(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service's memory grew by what a whole budget of tokens keeps for a gradient."""
+    length = len(model._loaded.tokenizer(TEXT)["input_ids"])
+    monkeypatch.setattr(model, "max_tokens", GRADIENT_SHARE * 5 * length)
+    rows: list[int] = []
+    embeddings = model._loaded.model.get_input_embeddings()
+    watch = embeddings.register_forward_hook(
+        lambda _, ids, __: rows.append(len(ids[0])) if torch.is_grad_enabled() else None
+    )
+    try:
+        explain(model, TEXT, "stars", steps=32)
+    finally:
+        watch.remove()
+    assert max(rows) == 5
+    assert sum(rows) >= 32
 
 
 def test_another_thread_predicts_undisturbed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
