@@ -18,6 +18,7 @@ from equipoise.cli import app
 from equipoise.comparison import _work
 from equipoise.comparison._arms import Arm
 from equipoise.errors import RecipeError, RunError
+from equipoise.training import hold_folder
 
 
 @pytest.fixture
@@ -126,6 +127,18 @@ def test_a_comparison_that_was_stopped_goes_on(
     )
     assert {"equal", "dao", "tuned-fixed", "famo"} <= set(more.results["arm"])
     assert len(trained) == len(set(trained))
+
+
+def test_one_process_compares_in_a_folder(recipe: dict[str, Any], tmp_path: Path) -> None:
+    comparison = eq.compare(recipe, methods=["equal"], seeds=1, output=tmp_path / "c", progress=False)
+    before = {path: path.stat().st_mtime_ns for path in comparison.folder.rglob("*")}
+    assert not comparison.lock_file.exists()
+    with (
+        hold_folder(comparison.folder, comparison.lock_file, "compares"),
+        pytest.raises(RunError, match=r"another process \(pid \d+ on .*\) compares in '.*c'. Wait for it or stop it"),
+    ):
+        eq.compare(recipe, methods=["dao"], seeds=1, output=tmp_path / "c", progress=False)
+    assert {path: path.stat().st_mtime_ns for path in comparison.folder.rglob("*")} == before
 
 
 def test_what_is_unlike_does_not_go_into_one_folder(recipe: dict[str, Any], tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def compare(
     """
     from equipoise.comparison._runner import Runner  # loads torch, which a worker on Ray may not need yet
     from equipoise.report import comparison_lines, comparison_table
+    from equipoise.training import hold_folder
 
     given = recipe if isinstance(recipe, Recipe) else recipes.load(recipe, overrides)
     if isinstance(recipe, Recipe) and overrides:
@@ -128,7 +129,8 @@ def compare(
     comparison = Comparison.open(output)
     console = Console(quiet=not progress, soft_wrap=True)
     runner = Runner(comparison, given, settings, unusable, seconds=seconds, examples=examples, console=console)
-    summary = runner.run(engine, workers=workers, threads=threads)
+    with hold_folder(comparison.folder, comparison.lock_file, "compares"):
+        summary = runner.run(engine, workers=workers, threads=threads)
     console.print(comparison_table(summary))
     for line in comparison_lines(summary):
         console.print(line, highlight=False, markup=False)

@@ -74,6 +74,11 @@ class Comparison:
         return self.folder / "rejected.jsonl"
 
     @property
+    def lock_file(self) -> Path:
+        """Held by the one process that compares here."""
+        return self.folder / ".lock"
+
+    @property
     def summary(self) -> dict[str, Any]:
         """What `summary.json` holds; docs/compare.md describes it."""
         found: dict[str, Any] = _read(self.summary_file)

@@ -90,10 +90,8 @@ class Runner:
 
     def _clear_up(self) -> None:
         """Removes what a comparison that was killed has left."""
-        for stale in self.comparison.folder.glob(".data-*"):
-            owner = stale.name.split("-")[1]
-            if not owner.isdecimal() or not _runs(int(owner)):
-                shutil.rmtree(stale, ignore_errors=True)
+        for stale in self.comparison.folder.glob(".data-*"):  # nobody else is here: the folder is held
+            shutil.rmtree(stale, ignore_errors=True)
 
     def _read(self) -> None:
         """Reads the data, so that what is wrong with it, or with the folder, is told before the first training."""
@@ -336,16 +334,6 @@ def _copy(source: Path, target: Path) -> None:
         shutil.rmtree(stale, ignore_errors=True)
     shutil.copytree(source, temporary)
     os.replace(temporary, target)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # somebody else's
-    return True
 
 
 def _shown(settings: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@
 """
 
 from equipoise.training._facts import versions
+from equipoise.training._lock import hold_folder
 from equipoise.training._plan import Plan, RunData, count_steps, make_plan, read_data
 from equipoise.training._precision import choose_precision
 from equipoise.training._run import resume, train
@@ -18,6 +19,7 @@ __all__ = [
     "Selection",
     "choose_precision",
     "count_steps",
+    "hold_folder",
     "make_plan",
     "read_data",
     "resume",

@@ -1,4 +1,4 @@
-"""One process at a time trains in a run folder."""
+"""One process at a time works in a folder."""
 
 from __future__ import annotations
 
@@ -14,29 +14,39 @@ from filelock import FileLock, Timeout
 from equipoise.errors import RunError
 from equipoise.runs import Run
 
-__all__ = ["locked"]
+__all__ = ["hold_folder", "locked"]
+
+
+def locked(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Holds the run's lock, as `hold_folder` does."""
+    return hold_folder(run.folder, run.lock_file, "trains")
 
 
 @contextlib.contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Holds the run's lock. The system takes it back when the process ends, however it ends; a file that is left means
-    nothing by itself.
+def hold_folder(folder: Path, path: Path, doing: str) -> Iterator[None]:
+    """Keeps other processes from a folder. The system takes the lock back when the process ends, however it ends; a file
+    that is left means nothing by itself.
+
+    Args:
+        folder: for the message.
+        path: the lock's file, in or beside it.
+        doing: what its holder does there, such as `trains`.
 
     Raises:
-        RunError: another process holds it, or nothing can be written beside the run.
+        RunError: another process holds it, or the file cannot be written.
     """
-    path = run.lock_file
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout:
         raise RunError(
-            f"another process{_holder(path)} trains in '{run.folder}'. Wait for it or stop it, or choose another folder "
+            f"another process{_holder(path)} {doing} in '{folder}'. Wait for it or stop it, or choose another folder "
             "with -o"
         ) from None
     except OSError as error:
-        raise RunError(f"output: nothing can be written beside '{run.folder}': {error.strerror}") from None
+        where = "beside" if path.parent != folder else "in"
+        raise RunError(f"output: nothing can be written {where} '{folder}': {error.strerror}") from None
     try:
         with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
             path.write_text(json.dumps({"pid": os.getpid(), "host": platform.node()}), encoding="utf-8")
