@@ -29,7 +29,7 @@ __all__ = ["results_section"]
 #: So many tasks stand open; further ones unfold.
 OPENED = 4
 #: Up to so many classes, a confusion matrix has room beside two other pictures.
-FEW_CLASSES = 6
+FEW_CLASSES = 4
 #: Rows of all tables of classes together, and of one of them.
 TABLE_ROWS, TABLE_EACH = 500, 100
 MARKS = {"better": "▲", "worse": "▼", "same": "•"}
