@@ -65,7 +65,7 @@ def main() -> None:
     trials, outcome, seconds = tried(options.seed, options.only)
     cases: dict[str, dict[str, int]] = {}
     kinds: Counter[str] = Counter()
-    for trial in trials:
+    for trial in filter(lambda trial: trial["kills"], trials):  # one that nothing hit shows nothing
         case = cases.setdefault(trial["case"], {"kills": 0, "survived": 0, "runs": 0, "equal": 0})
         case["kills"] += trial["kills"]
         case["survived"] += trial["kills"] if trial["equal"] else 0
@@ -98,6 +98,7 @@ def main() -> None:
             "cases": dict(sorted(cases.items())),
         },
     )
+    raise SystemExit(" failed" in outcome or " error" in outcome)
 
 
 if __name__ == "__main__":
