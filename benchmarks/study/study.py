@@ -2,6 +2,7 @@
 
     python benchmarks/study/study.py                 # all parts, in order; goes on where it was stopped
     python benchmarks/study/study.py sst emobank     # some of them
+    python benchmarks/study/study.py emobank --methods equal,plain,dao   # these first; the others may come later
     python benchmarks/study/study.py --collect       # results and pictures from what has been trained
 
 Every part is one `equipoise.compare`, so the tool that users have makes the study. Trainings go to `runs/study/` (ignored by
@@ -97,24 +98,24 @@ def hundreds() -> None:
             writer.writerows(rows)
 
 
-def run(name: str, engine: str, workers: int) -> None:
-    """Trains what a part lacks."""
+def run(name: str, engine: str, workers: int, methods: str | None) -> None:
+    """Trains what a part lacks, of `methods` alone where they are given. Arms of the part are always trained."""
     if name == "sst_hundreds":
         hundreds()
     started = time.perf_counter()
-    compare(name, engine=engine, workers=workers, threads=1 if engine == "ray" else None)
+    compare(name, methods, engine=engine, workers=workers, threads=1 if engine == "ray" else None)
     with (ROOT / "runs" / "study" / "seconds.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"part": name, "wall_seconds": round(time.perf_counter() - started, 1)}) + "\n")
 
 
-def compare(name: str, **settings: Any) -> Any:
+def compare(name: str, methods: str | None = None, **settings: Any) -> Any:
     """The part's comparison; what stands in its folder is not trained again."""
     import equipoise as eq
 
     part = PARTS[name]
     return eq.compare(
         HERE / "recipes" / f"{part.recipe}.yaml",
-        methods=split_methods(part.methods),
+        methods=split_methods(methods or part.methods),
         seeds=part.seeds,
         arms=part.arms,
         metrics=part.metrics,
@@ -143,14 +144,14 @@ def collect() -> None:
     for name, part in PARTS.items():
         comparison = eq.Comparison(ROOT / "runs" / "study" / name)
         standing = {arm["arm"] for arm in comparison.summary["arms"]} if comparison.summary_file.is_file() else set()
-        if not {*part.arms} <= standing or not standing:  # to compare it now would train what it lacks
+        if not {*part.arms, "equal"} <= standing:  # to compare it now would train what it lacks
             print(f"{name}: not finished")
             continue
         versus = None
-        if "plain" in split_methods(part.methods):
-            other = compare(name, baseline="plain", progress=False).summary
+        if "plain" in standing:
+            other = compare(name, "equal", baseline="plain", progress=False).summary
             versus = {arm["arm"]: arm["differences"] for arm in other["arms"]}
-        summary = compare(name, baseline="equal", progress=False).summary
+        summary = compare(name, "equal", baseline="equal", progress=False).summary
         summary["versus_plain"] = versus
         # Of the curves only what the page's pictures show.
         summary["curves"] = {
@@ -169,6 +170,7 @@ def collect() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none = all")
+    parser.add_argument("--methods", help="these of each part's methods alone")
     parser.add_argument("--collect", action="store_true", help="no training: copy the figures")
     parser.add_argument("--engine", choices=["ray", "local"], default="ray")
     parser.add_argument("--workers", type=int, default=2)
@@ -178,7 +180,7 @@ def main() -> None:
         parser.error(f"no part {', '.join(sorted(unknown))}")
     for name in [] if options.collect else options.parts or PARTS:
         print(f"== {name} ==", flush=True)
-        run(name, options.engine, options.workers)
+        run(name, options.engine, options.workers, options.methods)
     collect()
 
 
