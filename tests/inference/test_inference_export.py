@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import write_table
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 import equipoise as eq
-from equipoise.errors import RunError
+from equipoise.errors import EquipoiseError, RunError
 from equipoise.inference import explain, export_onnx, export_tasks
 
 pytest.importorskip("onnxruntime", reason="ONNX exports need the extra onnx")
@@ -93,6 +95,18 @@ def test_an_export_that_is_not_near_enough_is_not_written(run: eq.Run, tmp_path:
     with pytest.raises(RunError, match=r"fp32 export is not good: polarity mse .* allowed 0.50%.*--tolerance"):
         export_onnx(run, tmp_path / "off")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_onnxscript_that_does_not_know_this_torch_is_told(
+    run: eq.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*args: Any, **kwargs: Any) -> Any:
+        importlib.import_module("onnxscript._framework_apis.torch_99")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(EquipoiseError, match=r"^onnxscript \S+ is too old for torch 2\S+: pip install -U onnxscript$"):
+        export_onnx(run, tmp_path / "onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_rows_that_cannot_be_read_again_ask_for_a_table(

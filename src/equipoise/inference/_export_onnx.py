@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def export_onnx(
 
     Raises:
         RunError: no such run, the output exists, a model that has no such graph, or one that is not near enough.
-        EquipoiseError: onnx or onnxruntime is not installed.
+        EquipoiseError: onnx, onnxscript or onnxruntime is not installed or too old.
     """
     runtime = onnxruntime()
     _need("onnx")
@@ -146,6 +147,12 @@ def _program(model: _Logits, tensors: tuple[Tensor, ...], *, optimize: bool) -> 
         )
     except (torch.onnx.OnnxExporterError, PassError):
         return None
+    except ModuleNotFoundError as error:  # torch asks for a part of it by torch's own version
+        if not (error.name or "").startswith("onnxscript."):
+            raise
+        raise EquipoiseError(
+            f"onnxscript {version('onnxscript')} is too old for torch {torch.__version__}: pip install -U onnxscript"
+        ) from error
 
 
 def _quantise(path: Path) -> None:
