@@ -266,6 +266,21 @@ def test_an_onnx_export_with_something_planted_is_refused(trained: eq.Run, tmp_p
     refused(lambda: eq.load(folder), r"model\.onnx cannot be loaded", tmp_path / "ran")
 
 
+@pytest.mark.parametrize(("version", "refused"), [("1.23.2", True), ("0.99", True), ("1.24.0", False), ("2.0", False)])
+def test_an_onnxruntime_that_reads_outside_the_folder_is_not_used(
+    version: str, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = pytest.importorskip("onnxruntime", reason="ONNX needs the extra onnx")
+    from equipoise.inference._onnx import onnxruntime
+
+    monkeypatch.setattr(package, "__version__", version)
+    if refused:
+        with pytest.raises(EquipoiseError, match=rf"onnxruntime {version} reads weights from wherever.*1\.24"):
+            onnxruntime()
+    else:
+        assert onnxruntime() is package
+
+
 # Checks of the checks ------------------------------------------------------------------------------------------------
 
 

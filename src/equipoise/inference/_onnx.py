@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,27 @@ __all__ = ["ONNX_FILE", "PARITY_FILE", "OnnxEngine", "onnxruntime"]
 ONNX_FILE = "model.onnx"
 #: How near the exported model is to the run's, and the precision that it was written in. Written last.
 PARITY_FILE = "parity.json"
+#: The first version that refuses weights outside the graph's folder (tried: 1.20 to 1.23 load them).
+CONFINED = 1, 24
 
 
 def onnxruntime() -> Any:
     """The package.
 
     Raises:
-        EquipoiseError: it is not installed.
+        EquipoiseError: it is not installed, or so old that a graph makes it read files outside its folder.
     """
     try:
         import onnxruntime
     except ImportError:
         raise EquipoiseError('ONNX needs onnxruntime: pip install "equipoise[onnx]"') from None
+    found = str(onnxruntime.__version__)
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < CONFINED:
+        least = ".".join(map(str, CONFINED))
+        raise EquipoiseError(
+            f"onnxruntime {found} reads weights from wherever a graph says, also outside its folder; {least} was the first "
+            f'that does not: pip install -U "onnxruntime>={least}"'
+        )
     return onnxruntime
 
 
