@@ -537,9 +537,9 @@ def test_a_process_that_may_not_grow_answers_and_goes_on(trained: eq.Run) -> Non
                 assert set(answer.json()["error"]) == {"what", "where", "how"}
 
         in_threads(6, ask)
+        assert process.poll() is None
         assert sum(statuses.values()) == 6, "somebody got no answer"
         assert set(statuses) <= {200, 429, 500, 503, 504}
-        assert process.poll() is None
         resource.prlimit(process.pid, resource.RLIMIT_AS, (soft, hard))
         assert client.post("/predict", json={"text": "strong profit"}).status_code == 200
         assert client.get("/health").status_code == 200
