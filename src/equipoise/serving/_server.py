@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import ipaddress
 import logging
@@ -36,9 +35,6 @@ log = logging.getLogger("equipoise.serving")
 #: Kernels that oneDNN keeps at once, each with memory of its own for one shape of batch. Its default is 1,024, and a service's
 #: memory would grow for hours. Read when the first is made.
 KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128"
-#: glibc's number for `mallopt` of the most arenas, and how many: each keeps holes of its own, and by default there may be
-#: eight for every processor.
-ARENAS = -8, 2
 #: Files that the process may need beside its connections: tables, the model, what libraries open.
 SPARE_FILES = 300
 
@@ -58,7 +54,7 @@ def run_server(
     """See `equipoise.serving.serve`."""
     if token is not None and not (token and token.isascii() and token.isprintable() and " " not in token):
         raise ServiceError("the token must be printable ASCII without blanks, and not empty")
-    _bound_memory()
+    os.environ.setdefault(*KERNELS)
     sock = _bind(host, port)  # before models are loaded: a port that is taken is told at once
     try:
         address = ipaddress.ip_address(sock.getsockname()[0])
@@ -189,14 +185,6 @@ class _Server(uvicorn.Server):
                 log.error("%s goes on as it is: %s", served.name, error)
             except Exception as error:  # a bug must not keep the other runs from being loaded
                 log.error("%s goes on as it is\n%s", served.name, trace_of(error))
-
-
-def _bound_memory() -> None:
-    """Before the first model and the first thread: what libraries may keep for themselves. What the user has set stays."""
-    os.environ.setdefault(*KERNELS)
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError):  # another system's C library has no such function
-            ctypes.CDLL(None).mallopt(*ARENAS)
 
 
 def _bind(host: str, port: int) -> socket.socket:
