@@ -115,9 +115,17 @@ LADDER = {
     "dao+consistency": "+ DAO, consistency (R-Drop)",
     "dao+consistency+ema": "+ DAO, consistency, EMA",
     "equal+consistency+ema": "+ consistency, EMA, equal weights",
+    "dao+private block": "+ DAO, a last block of each task's own",
     "dao+all": "+ DAO, consistency, EMA, calibration",
+    "all+private block": "+ the same, a last block of each task's own",
     "equal+all": "+ consistency, EMA, calibration, equal weights",
 }
+
+
+def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
+    """An arm that has runs. `dao` alone is DAO without data weights, which its ablation calls `dao/lambda`."""
+    arms = {arm["arm"]: arm for arm in summary["arms"] if arm["runs"]}
+    return arms.get(name, arms.get("dao") if name == "dao/lambda" else None)
 
 
 def ladder_table(found: Mapping[str, Any]) -> str:
@@ -129,15 +137,17 @@ def ladder_table(found: Mapping[str, Any]) -> str:
         head += [f"{TITLES[name].split(':')[0]}: {score} MSE, %", f"{label} accuracy, points"]
     rows = []
     for arm, words in LADDER.items():
+        if not any(arm_of(summary, arm) for summary in parts.values()):
+            continue
         row = [words]
         for name, columns_of in columns.items():
-            one = next((a for a in parts[name]["arms"] if a["arm"] == arm), None)
+            one = arm_of(parts[name], arm)
             for task, metric in columns_of:
                 value = None if one is None else one["metrics"].get(task, {}).get(metric)
-                if arm == "plain" or value is None:
+                if one is None or arm == "plain" or value is None:
                     row.append(cell(value, metric))
                 else:
-                    row.append(difference(parts[name]["versus_plain"][arm].get(f"{task}.{metric}"), metric))
+                    row.append(difference(parts[name]["versus_plain"][one["arm"]].get(f"{task}.{metric}"), metric))
         rows.append(row)
     return table(head, rows)
 
@@ -151,7 +161,7 @@ def single_table(found: Mapping[str, Any]) -> str:
         for task, metric in judged(summary):
             row = [TITLES[name], f"{task} {metric}"]
             for arm in COMPARED:
-                one = next((a for a in summary["arms"] if a["arm"] == arm), None)
+                one = arm_of(summary, arm)
                 row.append("–" if one is None else difference(one["versus_single"].get(f"{task}.{metric}"), metric))
             rows.append(row)
     return table(["set", "task", *(f"`{arm}`" for arm in COMPARED)], rows)
@@ -204,7 +214,7 @@ def forest(parts: Mapping[str, Summary], title: str, below: str, arms: Sequence[
 
     mpl.rcParams.update(STYLE)
     wide = max(len(judged(summary)) for summary in parts.values())
-    rows = [[arm for arm in arms if _arm(summary, arm)] for summary in parts.values()]
+    rows = [[arm for arm in arms if arm_of(summary, arm)] for summary in parts.values()]
     figure, axes = plt.subplots(
         len(parts),
         wide,
@@ -228,14 +238,10 @@ def forest(parts: Mapping[str, Summary], title: str, below: str, arms: Sequence[
     plt.close(figure)
 
 
-def _arm(summary: Summary, name: str) -> Mapping[str, Any] | None:
-    return next((arm for arm in summary["arms"] if arm["arm"] == name and arm["runs"]), None)
-
-
 def _panel(axis: Any, summary: Summary, names: Sequence[str], task: str, metric: str) -> None:
     in_points = metric in ("accuracy", "macro_f1")
     for row, name in enumerate(names):
-        arm = _arm(summary, name)
+        arm = arm_of(summary, name)
         found = arm["differences"].get(f"{task}.{metric}") if arm else None
         if not found or found["mean"] is None:
             continue
@@ -254,7 +260,7 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], task: str, metric:
     )
 
 
-DRAWN = ("tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "dao", "uncertainty", "famo", "upgrad")
+DRAWN = ("tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad")
 BELOW = (
     "Difference to equal weights on the test split, positive is better; mean and 95 % interval (seeds and test rows).\n"
     "Blue, orange: told apart after Holm's correction."
