@@ -251,6 +251,16 @@ def test_dump_and_load_give_an_equal_recipe(tmp_path, name, defaults):
     assert recipe.dump(again, defaults) == text
 
 
+@pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", " ", "1e-4", "null", "a\rb"])
+def test_dump_and_load_keep_every_text(tmp_path, text):
+    arguments = {f"key{text}": text, "list": [text]}
+    found = recipe.load(changed(training__arguments=arguments, tasks__label__labels=["good", f"bad{text}."]))
+    (tmp_path / "again.yaml").write_text(recipe.dump(found), encoding="utf-8", newline="")
+    again = recipe.load(tmp_path / "again.yaml")
+    assert again == found
+    assert again.training.arguments == arguments
+
+
 def test_dump_writes_every_default_out():
     data = yaml.safe_load(recipe.dump(recipe.load(GOOD)))
     for section, settings in (

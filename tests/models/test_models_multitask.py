@@ -274,6 +274,7 @@ def test_a_checkpoints_own_head_gives_way(saved):
         (lambda folder: (folder / "config.json").unlink(), "cannot be loaded"),
         (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded"),
         (lambda folder: (folder / SIDECAR).unlink(), "not a model that Equipoise saved"),
+        (lambda folder: _half_a_character(folder / SIDECAR), "is damaged: UnicodeEncodeError"),
         (lambda folder: _drop_weight(folder / "model.safetensors"), "the weights are incomplete, 1 are missing"),
     ],
 )
@@ -283,6 +284,11 @@ def test_damaged_folder(saved, tmp_path, damage, message):
     with pytest.raises(RunError, match=message) as error:
         load_model(folder)
     assert "\n" not in str(error.value)
+
+
+def _half_a_character(path):
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"private_modules": ["\ud800"]}))
 
 
 def _drop_weight(path):

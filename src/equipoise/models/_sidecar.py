@@ -99,6 +99,7 @@ class Sidecar:
                 f"{'Install a newer Equipoise' if isinstance(version, int) and version > FORMAT_VERSION else 'It is damaged'}"
             )
         try:
+            json.dumps(data, ensure_ascii=False).encode()  # an escape may stand for half a character
             _check(data)
             tasks = {item["name"]: from_dict(item) for item in data["tasks"]}
             spans = [tuple(item["outputs"]) for item in data["tasks"]]
