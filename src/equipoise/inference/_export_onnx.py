@@ -156,10 +156,15 @@ def _program(model: _Logits, tensors: tuple[Tensor, ...], *, optimize: bool) -> 
 
 
 def _quantise(path: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     plain = path.with_name(f"fp32.{path.name}")
     path.replace(plain)
+    # The exporter's notes of shapes in between: before ONNX Runtime 1.32 the quantiser stumbled over them.
+    graph = onnx.load(str(plain), load_external_data=False)
+    del graph.graph.value_info[:]
+    onnx.save(graph, str(plain))
     data = path.with_name(f"{path.name}.data")
     try:
         with _quiet():
