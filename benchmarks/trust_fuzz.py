@@ -12,6 +12,8 @@ outcome that they must not have. Writes results/trust_fuzz.json.
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 import tempfile
 import time
@@ -93,13 +95,15 @@ def main() -> None:
     parser.add_argument("--times", type=float, default=1.0, help="of the default run's inputs")
     parser.add_argument("--seconds", type=int, default=0, help="of atheris for each reader; 0 = none")
     parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--targets", nargs="*", default=None, help="only these")
+    parser.add_argument("--targets", nargs="*", default=None, help="only these; the others keep what they had")
     args = parser.parse_args()
-    from _common import write
+    from _common import RESULTS, write
     from fuzz_targets import TARGETS, new_seed
 
     seed = new_seed() if args.seed is None else args.seed
-    figures = [nasty()]
+    # What is measured anew takes the place of what was; the tables, and the readers without --seconds, stay then.
+    before = json.loads((RESULTS / "trust_fuzz.json").read_text(encoding="utf-8")) if args.targets else None
+    figures = [] if before else [nasty()]
     with tempfile.TemporaryDirectory(prefix="equipoise-service-") as folder:
         client, service = service_targets(Path(folder))
         targets = {
@@ -107,9 +111,13 @@ def main() -> None:
         }
         figures += [fuzzed(name, target, args.times, seed) for name, target in targets.items()]
         client.close()
-    inputs = [one for one in figures if one["name"].startswith("fuzz")]
+    if before:
+        anew = {one["name"]: one for one in figures}
+        summed = {"fuzz inputs", *(["coverage-guided inputs"] if args.seconds else [])}
+        figures = [anew.get(one["name"], one) for one in before["figures"] if one["name"] not in summed]
+    inputs = [one for one in figures if one["name"].startswith("fuzz: ")]
     total = {key: sum(one[key] for one in inputs) for key in ("held", "tried")}
-    guided: list[dict[str, Any]] = []
+    guided: list[dict[str, Any]] = before["guided"] if before else []
     if args.seconds:
         import fuzz_readers
 
@@ -121,6 +129,8 @@ def main() -> None:
             {"name": "coverage-guided inputs", "held": tried - sum(one["failures"] for one in guided), "tried": tried}
         )
     command = f"python benchmarks/trust_fuzz.py --times {args.times:g} --seconds {args.seconds} --seed {seed}"
+    if before:
+        command = f"{before['command']}; then, mended, {command} --targets {shlex.join(args.targets)}"
     figures.insert(1, {"name": "fuzz inputs", **total})
     write("trust_fuzz", {"command": command, "figures": figures, "guided": guided})
     sys.exit(any(one["held"] < one["tried"] for one in figures))
