@@ -156,13 +156,13 @@ def test_on_paper_it_is_light_and_whole(browser: Any, report: Path, tmp_path: Pa
     opened.context.close()
 
 
-def test_seven_tasks_fit_on_a_phone(browser: Any, tmp_path: Path) -> None:
+def test_twelve_tasks_fit_on_a_phone(browser: Any, tmp_path: Path) -> None:
     names = [f"class-{k:03d}-of-many-with-a-name-without-a-space" for k in range(60)]
-    specs = {f"task-{at}-with-a-name-without-any-space-in-it": FOUR[list(FOUR)[at % 4]] for at in range(6)}
+    specs = {f"task-{at}-with-a-name-without-any-space-in-it": FOUR[list(FOUR)[at % 4]] for at in range(11)}
     specs["many"] = ("classification", {"labels": names}, names)
     opened = Opened(browser, eq.write_report(write_run(tmp_path / "run", specs)), 390, "light")
     opened.page.evaluate(OPEN_ALL)
-    assert opened.drawn() > 50
+    assert opened.drawn() > 100
     assert opened.overflow() <= 0
     assert opened.said == []
     opened.context.close()
