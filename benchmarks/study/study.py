@@ -44,10 +44,8 @@ OPTIONS = {
     "dao+label density": DAO | {"tasks.polarity.label_weights": "sqrt_inverse"},
 }
 #: A last block of each task's own: for tasks that fight.
-PRIVATE = {
-    "dao+private block": DAO | {"model.private_layers": 1},
-    "all+private block": DAO | TOGETHER | {"model.private_layers": 1},
-}
+BLOCK = {"all+private block": DAO | TOGETHER | {"model.private_layers": 1}}
+PRIVATE = {"dao+private block": DAO | {"model.private_layers": 1}} | BLOCK
 SUBSET = ["data.max_train_rows=2000"]
 SST = ["polarity.mse", "band.accuracy"]
 EMOBANK = ["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"]
@@ -74,7 +72,7 @@ PARTS = {
     "sst": Part("sst", f"{CORE},plain", 3, SST, SUBSET, RECIPE | OPTIONS),
     "emobank": Part("emobank", f"{CORE},plain", 3, EMOBANK, SUBSET, RECIPE | PRIVATE),
     # All rows, five seeds: the set is small.
-    "fiqa_aspect": Part("fiqa_aspect", f"{CORE},plain", 5, ["polarity.mse", "aspect.accuracy"], arms=RECIPE),
+    "fiqa_aspect": Part("fiqa_aspect", f"{CORE},plain", 5, ["polarity.mse", "aspect.accuracy"], arms=RECIPE | BLOCK),
     "fiqa_classes": Part("fiqa_classes", CORE, 5, ["polarity.mse", "band.accuracy"]),
     "phrasebank_fiqa": Part("phrasebank_fiqa", CORE, 3, ["label.accuracy", "polarity.mse"], SUBSET),
     # Native, unlike units: constants that nobody tuned.
