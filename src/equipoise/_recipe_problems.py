@@ -146,8 +146,8 @@ def cross_check(recipe: Recipe) -> list[str]:
             f"training.consistency: tasks.{n} of type {recipe.tasks[n].type} has no divergence. Set it to null"
             for n in without
         ]
-    sharding = next((key for key in ("fsdp", "deepspeed") if recipe.training.arguments.get(key)), None)
-    if recipe.training.averaging is not None and sharding is not None:
+    sharding = recipe.training.sharding
+    if recipe.training.averaging not in (None, "auto") and sharding is not None:
         problems.append(
             f"training.averaging: does not go with training.arguments.{sharding}, which gives each process a part of the "
             "model only. Set one of them to null"
@@ -157,7 +157,7 @@ def cross_check(recipe: Recipe) -> list[str]:
             f"training.on_nonfinite: {recipe.training.on_nonfinite} does not go with training.arguments.{sharding}, which gives "
             "each process a part of the model only. Set it to stop"
         )
-    if recipe.training.calibrate and sharding is not None:
+    if recipe.training.calibrate is True and sharding is not None:
         problems.append(
             f"training.calibrate: does not go with training.arguments.{sharding}, which gives each process a part of the "
             "output layer only. Set one of them to false"
@@ -166,7 +166,7 @@ def cross_check(recipe: Recipe) -> list[str]:
         problems.append(
             "training.compile: a compiled model cannot part (model.private_when: conflict). Set it to false"
         )
-    if recipe.training.averaging is not None and recipe.model.private_when == "conflict":
+    if recipe.training.averaging not in (None, "auto") and recipe.model.private_when == "conflict":
         problems.append(
             "training.averaging: does not go with model.private_when: conflict, which changes the model's form on the way. "
             "Set averaging to null, or private_when to always"

@@ -238,9 +238,9 @@ class TrainingSettings(Section):
         default=1.0, gt=0, description="gradients are clipped to it; null = no clipping"
     )
     consistency: Annotated[float, Field(gt=0)] | Literal["auto"] | None = Field(
-        default=None,
+        default="auto",
         description="run every batch twice under different dropout and add this times how far the answers differ (R-Drop; "
-        "half of its alpha); auto = 1 where every weight trains and there is dropout; null = once",
+        "half of its alpha); auto = 1 where every weight trains and there is dropout, else null; null = once",
     )
     on_nonfinite: Literal["stop", "skip", "rollback"] = Field(
         default="stop",
@@ -250,10 +250,10 @@ class TrainingSettings(Section):
     max_rollbacks: int = Field(
         default=3, ge=1, description="rollback: so many times at most; then the run ends with the error"
     )
-    averaging: Literal["ema", "swa"] | None = Field(
-        default=None,
+    averaging: Literal["auto", "ema", "swa"] | None = Field(
+        default="auto",
         description="judge and save an average of the weights: ema = a decaying one, swa = the plain mean of the last "
-        "updates; null = the weights themselves",
+        "updates; auto = ema where every weight trains, else null; null = the weights themselves",
     )
     averaging_decay: float = Field(
         default=0.999, ge=0, lt=1, description="share of the old average that ema keeps; early in a run it keeps less"
@@ -261,11 +261,11 @@ class TrainingSettings(Section):
     averaging_start: float = Field(
         default=0.5, ge=0, lt=1, description="share of the updates after which swa begins to average"
     )
-    calibrate: bool = Field(
-        default=False,
+    calibrate: Literal["auto"] | bool = Field(
+        default="auto",
         description="after the training, put the straight line from each score's outputs to the validation split's labels "
         "into the output layer, where rows that the line has not seen are met better with it; without a validation "
-        "split nothing is changed",
+        "split nothing is changed; auto = true, but where each process has a part of the model only (fsdp, deepspeed)",
     )
     seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
@@ -300,3 +300,8 @@ class TrainingSettings(Section):
         default_factory=dict,
         description="passed on to transformers.TrainingArguments as they are (fsdp, deepspeed, ...)",
     )
+
+    @property
+    def sharding(self) -> str | None:
+        """Which of `arguments` gives each process a part of the model only."""
+        return next((key for key in ("fsdp", "deepspeed") if self.arguments.get(key)), None)

@@ -64,6 +64,47 @@ def test_rows_pass_once_for_a_kind_that_cannot_compare_its_answers(
     assert settled(recipes.load(tiny_recipe), Encoder(0.1)).training.consistency is None
 
 
+LORA = {"type": "lora"}
+PARTING = {"private_layers": 1, "private_when": "conflict"}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "averaging", "calibrate"),
+    [
+        ({}, {}, "ema", True),
+        ({"adapter": LORA}, {}, None, True),
+        (PARTING, {}, None, True),  # there is no average of models of two forms
+        ({"private_layers": 1}, {}, "ema", True),
+        ({}, {"fsdp": "full_shard"}, None, False),
+        ({}, {"deepspeed": {"train_batch_size": 8}}, None, False),
+    ],
+)
+def test_weights_are_averaged_and_scores_calibrated_where_that_can_be(
+    tiny_recipe: dict[str, Any], model: dict[str, Any], arguments: dict[str, Any], averaging: Any, calibrate: bool
+) -> None:
+    tiny_recipe["training"] |= {"averaging": "auto", "calibrate": "auto", "arguments": arguments}
+    tiny_recipe["model"] |= model
+    found = settled(recipes.load(tiny_recipe), Encoder(0.1)).training
+    assert (found.averaging, found.calibrate) == (averaging, calibrate)
+
+
+def test_what_the_launcher_shards_is_known(tiny_recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_recipe["training"] |= {"averaging": "auto", "calibrate": "auto"}
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    found = settled(recipes.load(tiny_recipe), Encoder(0.1)).training
+    assert (found.averaging, found.calibrate) == (None, False)
+
+
+def test_all_of_it_is_what_a_recipe_that_says_nothing_means(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
+    for key in ("consistency", "averaging", "calibrate", "learning_rate"):
+        del tiny_recipe["training"][key]
+    run = eq.train(tiny_recipe | {"output": str(tmp_path / "run")}, progress=False)
+    written = recipes.load(run.recipe_file)
+    chosen = written.training
+    assert written.balance.method == "dao"
+    assert (chosen.learning_rate, chosen.consistency, chosen.averaging, chosen.calibrate) == (5e-4, 1.0, "ema", True)
+
+
 def test_a_run_says_what_it_chose(tiny_recipe: dict[str, Any], tmp_path: Path) -> None:
     del tiny_recipe["training"]["learning_rate"]
     tiny_recipe["balance"] = "auto"

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
-from equipoise.recipe import Recipe
+from equipoise.recipe import Recipe, TrainingSettings
 from equipoise.tasks import Task, kind
 
-__all__ = ["auto_learning_rate", "has_dropout", "settled"]
+__all__ = ["auto_learning_rate", "has_dropout", "settled", "sharded"]
 
 #: Where the rate was measured: all-MiniLM-L6-v2. Of other widths the rule only meets what is customary: 5e-5 at 768
 #: (BERT's paper), 3e-5 at 1024 (RoBERTa's).
 MEASURED_WIDTH, MEASURED_RATE = 384, 2e-4
 LEAST, MOST = 1e-5, 5e-4
-CONSISTENCY = 1.0  # measured where every weight of an encoder is trained; with an adapter it was not
+CONSISTENCY = (
+    1.0  # this and averages were measured where every weight of an encoder trains; with an adapter they were not
+)
 ADAPTER_RATE = 2e-4  # customary for LoRA (QLoRA's paper, up to 13 billion parameters)
 
 
@@ -34,7 +37,19 @@ def settled(recipe: Recipe, model: nn.Module) -> Recipe:
         kinds = [kind(task.type) for task in recipe.tasks.values()]
         can = has_dropout(model) and all(one.divergence is not Task.divergence for one in kinds)
         update["consistency"] = CONSISTENCY if can and not adapter else None
+    parts = sharded(training)
+    if training.averaging == "auto":
+        changes = recipe.model.private_when == "conflict"  # the model's form, on the way
+        update["averaging"] = None if adapter or parts or changes else "ema"
+    if training.calibrate == "auto":
+        update["calibrate"] = not parts
     return recipe.model_copy(update={"training": training.model_copy(update=update)}) if update else recipe
+
+
+def sharded(training: TrainingSettings) -> bool:
+    """Whether each process will have a part of the model only: by the recipe, or by what accelerate's launcher set."""
+    launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+    return training.sharding is not None or launched
 
 
 def has_dropout(model: nn.Module) -> bool:

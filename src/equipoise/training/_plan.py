@@ -19,6 +19,7 @@ from equipoise.models import Backbone, Sidecar, build, load_backbone, native_poo
 from equipoise.recipe import Recipe
 from equipoise.tasks._base import did_you_mean
 from equipoise.training._auto import settled
+from equipoise.training._averaging import Averaging
 from equipoise.training._precision import choose_precision
 from equipoise.training._trackers import check_trackers
 
@@ -93,6 +94,13 @@ class Plan:
         coefficient = self.recipe.training.consistency
         assert coefficient != "auto", "`make_plan` has settled it"
         return coefficient
+
+    @property
+    def averaging(self) -> Averaging | None:
+        """The average of the weights that is judged and saved, or None for the weights themselves."""
+        averaging = self.recipe.training.averaging
+        assert averaging != "auto", "`make_plan` has settled it"
+        return averaging
 
     @property
     def sidecar(self) -> Sidecar:

@@ -249,6 +249,8 @@ def opening_lines(plan: Plan) -> list[str]:
     lines.append(f"training: {about['steps']} steps on {about['device']}, {rate}, balanced by {method}")
     if plan.consistency is not None:
         lines.append(f"consistency: every row passes twice, and their divergence counts {plan.consistency:g} times")
+    if plan.averaging is not None:
+        lines.append(f"averaging: {plan.averaging}, so an average of the weights is judged and saved")
     if plan.held_out is not None:
         lines.append(f"held out: {len(plan.held_out)} training rows weigh the tasks ({method}) and train nothing")
     return lines
@@ -291,7 +293,7 @@ def build_trainer(
             *callbacks,
         ],
         held_out=plan.held_out,
-        averaging=settings.averaging,
+        averaging=plan.averaging,
         averaging_decay=settings.averaging_decay,
         averaging_start=settings.averaging_start,
         consistency=plan.consistency,

@@ -58,7 +58,7 @@ def run_trial(
     Raises:
         EquipoiseError: the training fails, or a time limit goes with an average that begins after a share of the steps.
     """
-    if seconds is not None and plan.recipe.training.averaging == "swa":
+    if seconds is not None and plan.averaging == "swa":
         raise RecipeError(
             "training.averaging: swa begins after a share of the steps, and a time limit has none. Use ema"
         )
