@@ -80,6 +80,7 @@ def ours(precision: str) -> None:
     settings = [
         "training.epochs=1", "data.validation=null", "data.test=null", f"training.precision={precision}",
         "training.checkpoint_every_steps=1000000",
+        "training.consistency=null", "training.averaging=null", "training.calibrate=false",  # the rival has none of it
     ]  # fmt: skip
     recipe = recipes.load(ROOT / "recipes" / "sst.yaml", settings)
     with tempfile.TemporaryDirectory() as folder:

@@ -29,6 +29,8 @@ sys.path.insert(0, str(HERE.parent))
 
 #: The arms that most parts have.
 CORE = "single,equal,tuned-fixed,dao-ablation,uncertainty,famo,upgrad"
+#: Six more of the family, where methods differ: from losses, from norms, and from angles.
+FURTHER = "dwa,gradnorm,imtl_g,db_mtl,pcgrad,nash_mtl"
 #: Training options beside the balancing, one by one and together; with equal weights, balancing's share shows.
 CALIBRATED = {"training.calibrate": True}
 TOGETHER = {"training.consistency": 1.0, "training.averaging": "ema", **CALIBRATED}
@@ -70,7 +72,7 @@ class Part:
 PARTS = {
     # On 2,000 training rows (drawn with seed 0), three seeds.
     "sst": Part("sst", f"{CORE},plain", 3, SST, SUBSET, RECIPE | OPTIONS),
-    "emobank": Part("emobank", f"{CORE},plain", 3, EMOBANK, SUBSET, RECIPE | PRIVATE),
+    "emobank": Part("emobank", f"{CORE},{FURTHER},plain", 3, EMOBANK, SUBSET, RECIPE | PRIVATE),
     # All rows, five seeds: the set is small.
     "fiqa_aspect": Part("fiqa_aspect", f"{CORE},plain", 5, ["polarity.mse", "aspect.accuracy"], arms=RECIPE | BLOCK),
     "fiqa_classes": Part("fiqa_classes", CORE, 5, ["polarity.mse", "band.accuracy"]),

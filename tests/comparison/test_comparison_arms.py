@@ -195,3 +195,32 @@ def test_a_file_of_arms(tmp_path: Path) -> None:
     path.write_text("- long\n")
     with pytest.raises(RecipeError, match=r"arms.yaml: expected a mapping of names to recipe settings"):
         recipes.mapping_of(path)
+
+
+def test_an_arm_of_some_tasks_keeps_its_own_settings(recipe: Recipe) -> None:
+    given: dict[str, Any] = {
+        "alone": {"only": ["label"], "training": {"averaging": "swa"}},
+        "two": {"only": ["label", "polarity"]},
+    }
+    (alone, two), unusable = expand([], recipe, given)
+    assert not unusable
+    assert (alone.group, alone.tasks, alone.overrides) == (
+        "part",
+        ("label",),
+        {"balance.method": "equal", "training.averaging": "swa"},
+    )
+    assert settings_of(alone, recipe).training.averaging == "swa"
+    assert two.tasks == ("polarity", "label")
+    assert settings_of(two, recipe).balance.method == recipe.balance.method
+    assert Arm.from_dict(alone.to_dict()) == alone
+
+
+@pytest.mark.parametrize(
+    ("only", "said"),
+    [(["lable"], "no task 'lable'. Did you mean 'label'?"), ([], "expected a list of tasks"), (3, "expected a list")],
+)
+def test_an_arm_of_tasks_that_are_not_there(recipe: Recipe, only: Any, said: str) -> None:
+    arms, unusable = expand(["equal"], recipe, {"odd": {"only": only}})
+    assert [arm.name for arm in arms] == ["equal"]
+    assert unusable[0].name == "odd"
+    assert said in unusable[0].reason

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from io import StringIO
-from typing import Any
+from typing import Any, get_args
 
+import pytest
 from rich.console import Console
-from summaries import arm, difference, judged, spread, summary
+from summaries import arm, difference, judged, page_of, spread, summary
 
+from equipoise.comparison._arms import Group
 from equipoise.report import comparison_lines, comparison_table
+from equipoise.report._arms import GROUPS
 
 
 def shown(found: dict[str, Any], width: int = 100) -> str:
@@ -39,6 +42,14 @@ def test_four_metrics_and_sixteen_arms_fit_into_a_hundred_columns() -> None:
     assert "…" not in text
     for name in ("score mse", "score mae", "score r2", "score pearson", *(one["arm"] for one in arms)):
         assert name in text
+
+
+@pytest.mark.parametrize("group", get_args(Group))
+def test_arms_of_every_kind_are_listed(group: Group) -> None:
+    assert set(GROUPS) == set(get_args(Group))
+    one = arm("odd one out", group)
+    assert "odd one out" in shown(summary(arm("equal"), one))
+    assert "odd one out" in page_of(summary(arm("equal"), one))
 
 
 def test_names_are_text_and_no_markup() -> None:

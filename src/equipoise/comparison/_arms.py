@@ -19,7 +19,7 @@ from equipoise.tasks._base import did_you_mean
 
 __all__ = ["FAMILIES", "Arm", "Unusable", "expand", "settings_of"]
 
-Group = Literal["method", "single", "pair", "tuned", "ablation", "setting"]
+Group = Literal["method", "single", "pair", "part", "tuned", "ablation", "setting"]
 
 #: Names that stand for several arms, or for one that no method's name gives.
 FAMILIES = {
@@ -41,6 +41,8 @@ PLAIN = {
     "training.averaging": None,
     "training.calibrate": False,
 }
+#: Of an arm's settings, the only one that is none of the recipe: the tasks that it trains.
+ONLY = "only"
 #: In an override: the heads learn at the backbone's rate, whatever a search makes of it.
 SAME = "same"
 PLAIN_RATES = (2e-5, 5e-5, 1e-4)
@@ -122,7 +124,7 @@ def expand(
     Args:
         methods: names of balancing methods, `name(setting=value, ...)`, or keys of `FAMILIES`.
         recipe: what the arms change.
-        extra: name -> recipe overrides, for arms that no method's name gives.
+        extra: name -> recipe overrides, for arms that no method's name gives; with `only`, a list of tasks, the arm trains these.
         tune: recipe key -> values, for every arm that has no grid of its own.
         taken: names that stand in the comparison already.
 
@@ -144,7 +146,10 @@ def expand(
     for name, overrides in _named("arms", {} if extra is None else extra, "recipe settings").items():
         if not isinstance(overrides, Mapping):
             raise RecipeError(f"compare: arms: '{name}': expected a mapping of recipe settings, found {overrides!r}")
-        asked.append(Arm(name, "setting", _flat(overrides)))
+        try:
+            asked.append(_own_arm(name, overrides, recipe))
+        except RecipeError as error:
+            unusable.append(Unusable(name, _one_line(error)))
     arms: list[Arm] = []
     for arm in asked:
         try:
@@ -280,6 +285,22 @@ def _arms_of(text: str, recipe: Recipe) -> list[Arm]:
     return [
         Arm(text, "method", {"balance.method": name} | {f"balance.{key}": value for key, value in settings.items()})
     ]
+
+
+def _own_arm(name: str, overrides: Mapping[str, Any], recipe: Recipe) -> Arm:
+    settings = _flat({key: value for key, value in overrides.items() if key != ONLY})
+    if ONLY not in overrides:
+        return Arm(name, "setting", settings)
+    wanted, tasks = overrides[ONLY], list(recipe.tasks)
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(wanted, list | tuple) or not wanted:
+        raise RecipeError(f"{ONLY}: expected a list of tasks, found {wanted!r}. Tasks: {', '.join(tasks)}")
+    for task in wanted:
+        if task not in tasks:
+            raise RecipeError(f"{ONLY}: no task {task!r}.{did_you_mean(str(task), tasks)} Tasks: {', '.join(tasks)}")
+    if len(set(wanted)) == 1:  # nothing is to be balanced
+        settings = {"balance.method": "equal"} | settings
+    return Arm(name, "part", settings, tuple(task for task in tasks if task in wanted))
 
 
 def _ablation(recipe: Recipe) -> list[Arm]:

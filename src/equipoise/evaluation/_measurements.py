@@ -30,7 +30,7 @@ __all__ = [
 Run = Mapping[str, Any]
 
 #: Groups of arms that train some of the tasks only, for questions of their own. All other arms claim to balance.
-PARTS = frozenset({"single", "pair"})
+PARTS = frozenset({"single", "pair", "part"})
 #: Scores that are apart by less than this share of their span are one score. Targets are kept in 32 bits, and runs that
 #: scale differently (other folds, arms with another scaling) decode 5 to 4.9999999 and 5.0000001.
 CLOSE = 1e-6

@@ -8,16 +8,31 @@ from typing import Any
 
 from equipoise.report._series import DASHES, HUES, SYMBOLS, Series, shortened
 
-__all__ = ["GROUPS", "HUES", "MARKS", "Arm", "arms_of", "judged_of", "lower_is_better", "metric_of", "verdict_of"]
+__all__ = [
+    "GROUPS",
+    "HUES",
+    "MARKS",
+    "PARTS",
+    "Arm",
+    "arms_of",
+    "judged_of",
+    "lower_is_better",
+    "metric_of",
+    "verdict_of",
+]
 
 #: In the order in which they are listed, and what the reader is told they are.
 GROUPS = {
     "method": "method",
     "tuned": "tuned fixed weights",
     "ablation": "ablation",
+    "setting": "other settings",
     "single": "single-task model",
     "pair": "two tasks together",
+    "part": "some of the tasks",
 }
+#: Of these, what trains some of the tasks only: for questions of its own, and not drawn among the others everywhere.
+PARTS = ("single", "pair", "part")
 MARKS = {"better": "▲", "worse": "▼", "same": "•"}
 
 
@@ -48,8 +63,7 @@ class Arm(Series):
 def arms_of(summary: Mapping[str, Any]) -> list[Arm]:
     """All arms that are judged: the baseline first, then by group, in the summary's order."""
     ranks = list(GROUPS)
-    listed = [one for one in summary["arms"] if one["group"] in GROUPS]
-    listed.sort(key=lambda one: (one["arm"] != summary["baseline"], ranks.index(one["group"])))
+    listed = sorted(summary["arms"], key=lambda one: (one["arm"] != summary["baseline"], ranks.index(one["group"])))
     shown = _shown(summary, listed)
     # DAO has the first colour of every page, tuned weights the second: readers learn them once. Those that are seen first
     # come next, so that no two of them share a colour.
@@ -83,7 +97,7 @@ def _is_dao(one: Mapping[str, Any]) -> bool:
 
 def _shown(summary: Mapping[str, Any], listed: list[Mapping[str, Any]]) -> set[str]:
     """Baseline, tuned weights, DAO and the best three others; all of them where there are few."""
-    together = [one for one in listed if one["group"] in {"method", "tuned", "ablation"}]
+    together = [one for one in listed if one["group"] not in PARTS]
     if len(together) <= 6:
         return {one["arm"] for one in together}
     always = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from equipoise.report._arms import Arm, arms_of
+from equipoise.report._arms import PARTS, Arm, arms_of
 from equipoise.report._comparison_curves import conflict_views, learning_views, weight_views
 from equipoise.report._comparison_forest import delta_figure, difference_views
 from equipoise.report._comparison_regions import region_tables, region_views
@@ -202,7 +202,7 @@ def _cost(summary: Mapping[str, Any], arms: Sequence[Arm], gallery: Gallery) -> 
     figures, at_equal_time = cost_figures(summary, arms), equal_time_table(summary, arms)
     parts: list[Html] = [cost_table(arms)]
     if figures:
-        parts.append(gallery.views([View("", figures)], [arm for arm in arms if arm.group not in {"single", "pair"}]))
+        parts.append(gallery.views([View("", figures)], [arm for arm in arms if arm.group not in PARTS]))
     if at_equal_time:
         parts += [Html("<h3>At equal wall time</h3>"), at_equal_time]
     return section("cost", "Cost", "Training time leaves evaluation out.", *parts)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from equipoise.report._arms import Arm, judged_of, lower_is_better
+from equipoise.report._arms import PARTS, Arm, judged_of, lower_is_better
 from equipoise.report._figures import Figure, View, axis, layout, points, readable, rounded
 from equipoise.report._numbers import decimals, half_width, plus_minus, ratio
 
@@ -129,7 +129,7 @@ def cost_figures(summary: Mapping[str, Any], arms: Sequence[Arm]) -> list[Figure
         known = [
             arm
             for arm in arms
-            if arm.group in {"method", "tuned", "ablation"}
+            if arm.group not in PARTS
             and _mean(arm, judged) is not None
             and arm.facts["cost"]["seconds_ratio"] is not None
         ]
