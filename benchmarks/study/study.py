@@ -48,6 +48,14 @@ OPTIONS = {
 #: A last block of each task's own: for tasks that fight.
 BLOCK = {"all+private block": DAO | TOGETHER | {"model.private_layers": 1}}
 PRIVATE = {"dao+private block": DAO | {"model.private_layers": 1}} | BLOCK
+TWO_BLOCKS = {"all+2 private blocks": DAO | TOGETHER | {"model.private_layers": 2}}
+
+
+def alone(*tasks: str) -> dict[str, dict[str, Any]]:
+    """Each task in a model of its own, with the same training options."""
+    return {f"alone+all:{task}": {"only": [task]} | TOGETHER for task in tasks}
+
+
 SUBSET = ["data.max_train_rows=2000"]
 SST = ["polarity.mse", "band.accuracy"]
 EMOBANK = ["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"]
@@ -72,7 +80,14 @@ class Part:
 PARTS = {
     # On 2,000 training rows (drawn with seed 0), three seeds.
     "sst": Part("sst", f"{CORE},plain", 3, SST, SUBSET, RECIPE | OPTIONS),
-    "emobank": Part("emobank", f"{CORE},{FURTHER},plain", 3, EMOBANK, SUBSET, RECIPE | PRIVATE),
+    "emobank": Part(
+        "emobank",
+        f"{CORE},{FURTHER},plain",
+        3,
+        EMOBANK,
+        SUBSET,
+        RECIPE | PRIVATE | TWO_BLOCKS | alone("valence", "arousal", "dominance", "genre"),
+    ),
     # All rows, five seeds: the set is small.
     "fiqa_aspect": Part("fiqa_aspect", f"{CORE},plain", 5, ["polarity.mse", "aspect.accuracy"], arms=RECIPE | BLOCK),
     "fiqa_classes": Part("fiqa_classes", CORE, 5, ["polarity.mse", "band.accuracy"]),
