@@ -12,7 +12,9 @@ import argparse
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,7 @@ LADDER = {
     "dao+private block": "+ DAO, a last block of each task's own",
     "dao+all": "+ DAO, consistency, EMA, calibration",
     "all+private block": "+ the same, a last block of each task's own",
+    "all+2 private blocks": "+ the same, two last blocks of each task's own",
     "equal+all": "+ consistency, EMA, calibration, equal weights",
 }
 
@@ -147,34 +150,45 @@ def ladder_table(found: Mapping[str, Any]) -> str:
                 if one is None or arm == "plain" or value is None:
                     row.append(cell(value, metric))
                 else:
-                    row.append(difference(parts[name]["versus_plain"][one["arm"]].get(f"{task}.{metric}"), metric))
+                    row.append(difference(versus(parts[name], one, "versus_plain").get(f"{task}.{metric}"), metric))
         rows.append(row)
     return table(head, rows)
 
 
-def single_table(found: Mapping[str, Any]) -> str:
-    """Each task in one model against a model of its own."""
+def single_table(found: Mapping[str, Any], arms: Sequence[str], rivals: str) -> str:
+    """Each task in one model against a model of its own: `rivals` names the differences to it."""
     rows = []
     for name, summary in found.items():
-        if not any(arm["group"] == "single" for arm in summary["arms"]):
-            continue
         for task, metric in judged(summary):
             row = [TITLES[name], f"{task} {metric}"]
-            for arm in COMPARED:
+            for arm in arms:
                 one = arm_of(summary, arm)
-                row.append("–" if one is None else difference(one["versus_single"].get(f"{task}.{metric}"), metric))
-            rows.append(row)
-    return table(["set", "task", *(f"`{arm}`" for arm in COMPARED)], rows)
+                known = {} if one is None else versus(summary, one, rivals)
+                row.append(difference(known.get(f"{task}.{metric}"), metric))
+            if set(row[2:]) != {"–"}:
+                rows.append(row)
+    return table(["set", "task", *(f"`{arm}`" for arm in arms)], rows)
 
 
-COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+all")
+def versus(summary: Summary, arm: Mapping[str, Any], rivals: str) -> Mapping[str, Any]:
+    """An arm's differences: those that stand with the arm, or those that `study.py --collect` took beside them."""
+    found: Mapping[str, Any] = arm[rivals] if rivals in arm else (summary.get(rivals) or {}).get(arm["arm"], {})
+    return found
+
+
+#: Against single-task models with the same training options: without any, and with all of them.
+COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+private block")
+COMPARED_ALL = ("equal+all", "dao+all", "all+private block", "all+2 private blocks")
 
 
 def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
     made = {name: part_table(summary) for name, summary in found.items()}
-    return made | {"ladder": ladder_table(found), "single": single_table(found)}
+    made |= {"ladder": ladder_table(found), "single": single_table(found, COMPARED, "versus_single")}
+    if any(summary.get("versus_alone") for summary in found.values()):
+        made["alone"] = single_table(found, COMPARED_ALL, "versus_alone")
+    return made
 
 
 def filled(page: str) -> str:
@@ -207,14 +221,42 @@ STYLE = {
 }
 
 
-def forest(parts: Mapping[str, Summary], title: str, below: str, arms: Sequence[str], file: str) -> None:
-    """Gains against equal weights: a row an arm, a panel a judged metric, a line of panels a set."""
+@dataclass(frozen=True)
+class Forest:
+    """A picture of gains: a row an arm, a panel a judged metric, a line of panels a set.
+
+    Attributes:
+        title: above it.
+        below: under it.
+        arms: arm -> how it is called in the picture.
+        file: its name.
+        rivals: which differences: `differences` (equal weights), `versus_plain`, `versus_alone`.
+        ends: the first and the last judged metric only.
+        targets: whether the study's targets are drawn.
+    """
+
+    title: str
+    below: str
+    arms: Mapping[str, str]
+    file: str
+    rivals: str = "differences"
+    ends: bool = False
+    targets: bool = False
+
+    def columns(self, summary: Summary) -> list[tuple[str, str]]:
+        """What is judged in the picture."""
+        every = judged(summary)
+        return [every[0], every[-1]] if self.ends else every
+
+
+def forest(parts: Mapping[str, Summary], picture: Forest) -> None:
+    """Draws one."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     mpl.rcParams.update(STYLE)
-    wide = max(len(judged(summary)) for summary in parts.values())
-    rows = [[arm for arm in arms if arm_of(summary, arm)] for summary in parts.values()]
+    wide = max(len(picture.columns(summary)) for summary in parts.values())
+    rows = [[arm for arm in picture.arms if arm_of(summary, arm)] for summary in parts.values()]
     figure, axes = plt.subplots(
         len(parts),
         wide,
@@ -224,25 +266,26 @@ def forest(parts: Mapping[str, Summary], title: str, below: str, arms: Sequence[
         layout="constrained",
     )
     for line, (name, summary), names in zip(axes, parts.items(), rows, strict=True):
-        for axis, column in zip(line, [*judged(summary), *[None] * wide], strict=False):
+        for axis, column in zip(line, [*picture.columns(summary), *[None] * wide], strict=False):
             if column is None:
                 axis.set_visible(False)
                 continue
-            _panel(axis, summary, names, *column)
+            _panel(axis, summary, names, picture, *column)
             if axis is not line[0]:
                 axis.tick_params(labelleft=False)
         line[0].set_title(TITLES[name], loc="left", fontsize=11.5, weight="bold", pad=22)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13.5, weight="bold")
-    figure.supxlabel(below, x=0.01, ha="left", fontsize=9, color=SOFT)
-    figure.savefig(IMAGES / file, dpi=130)
+    figure.suptitle(picture.title, x=0.01, ha="left", fontsize=13.5, weight="bold")
+    wrapped = textwrap.fill(picture.below, width=int(14 * figure.get_figwidth()))
+    figure.supxlabel(wrapped, x=0.01, ha="left", fontsize=9, color=SOFT)
+    figure.savefig(IMAGES / picture.file, dpi=130)
     plt.close(figure)
 
 
-def _panel(axis: Any, summary: Summary, names: Sequence[str], task: str, metric: str) -> None:
+def _panel(axis: Any, summary: Summary, names: Sequence[str], picture: Forest, task: str, metric: str) -> None:
     in_points = metric in ("accuracy", "macro_f1")
     for row, name in enumerate(names):
         arm = arm_of(summary, name)
-        found = arm["differences"].get(f"{task}.{metric}") if arm else None
+        found = versus(summary, arm, picture.rivals).get(f"{task}.{metric}") if arm else None
         if not found or found["mean"] is None:
             continue
         part = {k: 100 * found[k] for k in ("mean", "low", "high")} if in_points else found["relative"]
@@ -250,7 +293,9 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], task: str, metric:
         axis.plot([part["low"], part["high"]], [row, row], color=colour, lw=2, solid_capstyle="round", alpha=0.75)
         axis.plot(part["mean"], row, "o", color=colour, ms=5.5)
     axis.axvline(0, color=INK, lw=0.8)
-    axis.set_yticks(range(len(names)), names)
+    if picture.targets:
+        axis.axvline(TARGETS[in_points], color=COLOURS["worse"], lw=1, ls=(0, (4, 3)))
+    axis.set_yticks(range(len(names)), [picture.arms[name] for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color=PALE, lw=0.6)
@@ -260,26 +305,73 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], task: str, metric:
     )
 
 
-DRAWN = ("tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad")
+#: Score errors in per cent, accuracies in points: DAO's paper.
+TARGETS = {False: 15.58, True: 1.24}
+DRAWN = (
+    "tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad",
+    "dwa", "gradnorm", "imtl_g", "db_mtl", "pcgrad", "nash_mtl",
+)  # fmt: skip
 BELOW = (
-    "Difference to equal weights on the test split, positive is better; mean and 95 % interval (seeds and test rows).\n"
+    "Difference to {} on the test split, positive is better; mean and 95 % interval (seeds and test rows). "
     "Blue, orange: told apart after Holm's correction."
 )
+STEPS = {
+    "equal": "our rates and schedule, equal weights",
+    "dao/lambda": "+ DAO",
+    "equal+all": "+ consistency, EMA, calibration, equal weights",
+    "dao+all": "+ both: what a recipe that says nothing means",
+    "all+private block": "+ a last block of each task's own",
+}
+ALONE = {
+    name: name.replace("dao+all", "DAO, all options").replace("equal+all", "equal weights, all options")
+    for name in COMPARED_ALL
+}
 
 
 def draw() -> None:
     """Every picture that the results allow."""
     found = results()
-    alike = {
-        name: found[name]
-        for name in ("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa", "emobank")
-        if name in found
-    }
-    native = {name: found[name] for name in ("emobank_native", "sst_hundreds") if name in found}
-    if alike:
-        forest(alike, "Targets scaled alike", BELOW, DRAWN, "study_alike.png")
-    if native:
-        forest(native, "Targets in their own, unlike units", BELOW, DRAWN, "study_native.png")
+
+    def some(*names: str) -> dict[str, Any]:
+        return {name: found[name] for name in names if name in found}
+
+    equal, arms = BELOW.format("equal weights"), {name: name for name in DRAWN}
+    pictures = [
+        (
+            some("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa", "emobank"),
+            Forest("Targets scaled alike", equal, arms, "study_alike.png"),
+        ),
+        (
+            some("emobank_native", "sst_hundreds"),
+            Forest("Targets in their own, unlike units", equal, arms, "study_native.png"),
+        ),
+        (
+            some("sst", "fiqa_aspect", "emobank"),
+            Forest(
+                "What each step adds to a plain Trainer",
+                BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
+                + " Dashed: the study's targets.",
+                STEPS,
+                "study_steps.png",
+                "versus_plain",
+                ends=True,
+                targets=True,
+            ),
+        ),
+        (
+            {name: one for name, one in found.items() if one.get("versus_alone")},
+            Forest(
+                "Does a task pay for another?",
+                BELOW.format("a model of its own with the same options"),
+                ALONE,
+                "study_alone.png",
+                "versus_alone",
+            ),
+        ),
+    ]
+    for parts, picture in pictures:
+        if parts:
+            forest(parts, picture)
 
 
 def main() -> int:

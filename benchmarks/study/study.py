@@ -141,6 +141,10 @@ def compare(name: str, methods: str | None = None, **settings: Any) -> Any:
     )
 
 
+def _tasks(part: Part) -> list[str]:
+    return [metric.rpartition(".")[0] for metric in part.metrics]
+
+
 def split_methods(text: str) -> list[str]:
     from equipoise.comparison import split_methods as split
 
@@ -162,12 +166,18 @@ def collect() -> None:
         if not {*part.arms, "equal"} <= standing:  # to compare it now would train what it lacks
             print(f"{name}: not finished")
             continue
-        versus = None
-        if "plain" in standing:
-            other = compare(name, "equal", baseline="plain", progress=False).summary
-            versus = {arm["arm"]: arm["differences"] for arm in other["arms"]}
+
+        def versus(rival: str, part: str = name) -> dict[str, dict[str, Any]]:
+            other = compare(part, "equal", baseline=rival, progress=False).summary
+            return {arm["arm"]: arm["differences"] for arm in other["arms"]}
+
+        plain = versus("plain") if "plain" in standing else None
+        apart: dict[str, dict[str, Any]] = {}
+        for rival in sorted(set(part.arms) & set(alone(*_tasks(part)))):  # each is a rival for its own task only
+            for arm, found in versus(rival).items():
+                apart.setdefault(arm, {}).update(found)
         summary = compare(name, "equal", baseline="equal", progress=False).summary
-        summary["versus_plain"] = versus
+        summary |= {"versus_plain": plain, "versus_alone": apart or None}
         # Of the curves only what the page's pictures show.
         summary["curves"] = {
             arm: {"weights": found["weights"]} for arm, found in summary["curves"].items() if arm in DRAWN
