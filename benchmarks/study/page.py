@@ -181,11 +181,35 @@ COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+private block")
 COMPARED_ALL = ("equal+all", "dao+all", "all+private block", "all+2 private blocks")
 
 
+#: What might help rare scores and classes, beside what does not try to.
+IMBALANCE = ("equal", "dao/lambda", "dao/w", "dao/lambda+w", "dao+label density", "dao+all")
+
+
+def region_table(found: Mapping[str, Any]) -> str:
+    """The first score's error by region, and the F1 of the class that is met worst, where arms weigh the data."""
+    rows = []
+    for name, summary in found.items():
+        if arm_of(summary, "dao/w") is None:
+            continue
+        (score, _), (label, _) = judged(summary)[0], judged(summary)[-1]
+        for arm in IMBALANCE:
+            one = arm_of(summary, arm)
+            if one is None:
+                continue
+            regions, classes = one["regions"].get(score), one["regions"].get(label)
+            row = [f"{TITLES[name]}, {score}", f"`{arm}`"]
+            row += [cell(part["mse"], "mse") for part in regions["regions"]] if regions else ["–"] * 3
+            least = min((part["f1"]["mean"] or 0.0 for part in classes["classes"]), default=None) if classes else None
+            rows.append([*row, "–" if least is None else f"{least:.2f}"])
+    return table(["set", "arm", "dense", "middle", "rare", "worst class, F1"], rows)
+
+
 def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
     made = {name: part_table(summary) for name, summary in found.items()}
     made |= {"ladder": ladder_table(found), "single": single_table(found, COMPARED, "versus_single")}
+    made["regions"] = region_table(found)
     if any(summary.get("versus_alone") for summary in found.values()):
         made["alone"] = single_table(found, COMPARED_ALL, "versus_alone")
     return made
