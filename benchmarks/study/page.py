@@ -28,6 +28,8 @@ TITLES = {
     "fiqa_aspect": "FiQA: score and aspect",
     "fiqa_classes": "FiQA: score and derived classes",
     "phrasebank_fiqa": "PhraseBank + FiQA",
+    "sst_full": "SST, all training rows",
+    "emobank_full": "EmoBank, all training rows",
     "emobank_native": "EmoBank in its own units (1 to 5)",
     "sst_hundreds": "SST, scores from 0 to 100",
 }
@@ -125,6 +127,9 @@ LADDER = {
 }
 
 
+LADDER_SETS = ("sst", "sst_full", "fiqa_aspect", "emobank", "emobank_full")
+
+
 def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
     """An arm that has runs. `dao` alone is DAO without data weights, which its ablation calls `dao/lambda`."""
     arms = {arm["arm"]: arm for arm in summary["arms"] if arm["runs"]}
@@ -133,11 +138,11 @@ def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
 
 def ladder_table(found: Mapping[str, Any]) -> str:
     """What each means adds, against the plain Trainer."""
-    parts = {name: found[name] for name in ("sst", "fiqa_aspect", "emobank") if name in found}
+    parts = {name: found[name] for name in LADDER_SETS if name in found}
     columns = {name: (judged(summary)[0], judged(summary)[-1]) for name, summary in parts.items()}
     head = ["arm"]
     for name, ((score, _), (label, _)) in columns.items():
-        head += [f"{TITLES[name].split(':')[0]}: {score} MSE, %", f"{label} accuracy, points"]
+        head += [f"{TITLES[name].split(': ')[0]}: {score} MSE, %", f"{label} accuracy, points"]
     rows = []
     for arm, words in LADDER.items():
         if not any(arm_of(summary, arm) for summary in parts.values()):
@@ -370,7 +375,7 @@ def draw() -> None:
             Forest("Targets in their own, unlike units", equal, arms, "study_native.png"),
         ),
         (
-            some("sst", "fiqa_aspect", "emobank"),
+            some(*LADDER_SETS),
             Forest(
                 "What each step adds to a plain Trainer",
                 BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
