@@ -42,6 +42,22 @@ def test_scaling_can_be_chosen_against_auto():
     assert (task.offset, task.scale) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("labels", "settings", "start"),
+    [
+        (["40", "60", None], {"range": (0, 100), "scaling": "none"}, 50.0),
+        (["-9", "-3"], {"scaling": "none"}, -6.0),
+        (["40", "60"], {"range": (0, 100)}, None),
+        (["40", "60"], {}, None),
+        (["0.1", "0.9"], {"scaling": "none"}, None),
+    ],
+)
+def test_outputs_start_at_the_mean_where_it_is_far(labels, settings, start):
+    task = fit(*labels, **settings)
+    first = task.first_outputs(task.encode(column(*labels)).targets)
+    assert (None if first is None else first.tolist()) == (None if start is None else [start])
+
+
 def test_numbers_are_read_in_every_usual_form():
     task = fit("1", "3", scaling="none")
     encoded = task.encode(column("0.5", "1e-3", " 0.5 ", "+2", "-.5", "5.", "1E2", "\u00a07"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -300,3 +301,20 @@ def test_checkpoints_that_hold_weights_only_are_not_continued(tiny_recipe: dict[
     run = eq.Run(Path(tiny_recipe["output"]))
     with pytest.raises(RunError, match="hold weights only"):
         resume(run.folder, progress=False)
+
+
+@pytest.mark.parametrize("adapter", [None, {"type": "lora", "rank": 2}])
+def test_unscaled_scores_are_learned(tiny_recipe: dict[str, Any], tmp_path: Path, adapter: Any) -> None:
+    """Scores around 50: from outputs around 0 a short run would never get there."""
+    with (tmp_path / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (tmp_path / "hundreds.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"score": row["score"] and 50 + 10 * float(row["score"])} for row in rows)
+    tiny_recipe["data"]["train"] = str(tmp_path / "hundreds.csv")
+    tiny_recipe["tasks"]["polarity"] = {"type": "regression", "column": "score", "scaling": "none"}
+    tiny_recipe["model"]["adapter"] = adapter
+    run = eq.train(tiny_recipe | {"output": str(tmp_path / "hundreds")}, progress=False)
+    assert run.metrics["splits"]["test"]["polarity"]["mse"] < 100  # it was 2,500
+    assert 30 < eq.load(run.folder).predict(["profit rise"])["polarity"][0] < 70

@@ -140,6 +140,17 @@ class Task(ABC):
         """
         return None
 
+    def first_outputs(self, targets: Targets) -> Outputs | None:
+        """Where this task's outputs should start, for a kind whose labels may lie far from zero. A kind may do without.
+
+        Args:
+            targets: of the training split, as `encode` made them.
+
+        Returns:
+            `[size]`; None where near zero is as good as any place.
+        """
+        return None
+
     def numbers(self, labels: pa.Array | pa.ChunkedArray) -> tuple[NDArray[np.float64], dict[int, str]]:
         """Labels as numbers in the user's units, for a task derived from this one. Only scores have them.
 

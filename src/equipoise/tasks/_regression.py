@@ -236,6 +236,15 @@ class Regression(Task):
         held = targets[~np.isnan(targets)]
         return np.array([held.mean(dtype=np.float64) if len(held) else 0.0], dtype=np.float32)
 
+    def first_outputs(self, targets: Targets) -> Outputs | None:
+        """The mean of the targets, where it is farther from zero than scaled scores are.
+
+        AdamW moves a bias by its rate a step, so that outputs of a short run that start at 0 never get to scores around 50; and
+        while they are all too low, every row's gradient says the same, and the representation learns nothing else.
+        """
+        mean = self.constant_outputs(targets)
+        return mean if abs(float(mean[0])) > 1 else None
+
     def fit_baseline(self, features: Any, targets: Targets) -> Callable[[Any], Outputs]:
         """Ridge regression."""
         predict = _linear.ridge(features, targets.astype(np.float64))

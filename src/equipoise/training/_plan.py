@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import nn
 from transformers import TrainingArguments, set_seed
 
 from equipoise.balance import create
 from equipoise.data import Prepared, TableSpec, TokenSplit, TokenSubset, hold_out, prepare, tokenise
 from equipoise.errors import RecipeError
-from equipoise.models import Backbone, Sidecar, build, load_backbone, native_pooling, pick_device, trainable_parameters
+from equipoise.models import (
+    Backbone,
+    Sidecar,
+    build,
+    load_backbone,
+    native_pooling,
+    output_layer,
+    pick_device,
+    slices,
+    trainable_parameters,
+)
 from equipoise.recipe import Recipe
+from equipoise.tasks import Task
 from equipoise.tasks._base import did_you_mean
 from equipoise.training._auto import settled
 from equipoise.training._averaging import Averaging
+from equipoise.training._parameters import plain_model
 from equipoise.training._precision import choose_precision
 from equipoise.training._trackers import check_trackers
 
@@ -196,6 +210,7 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
     # Frozen weights lose nothing in half precision; weights that train need their last digits for small updates.
     half = recipe.model.adapter is not None and device.type == "cuda" and precision[0] == "bf16"
     model = build(recipe.model, data.backbone, prepared.tasks, dtype=torch.bfloat16 if half else torch.float32)
+    _start_outputs(model, prepared.tasks, tokens["train"].split.targets)
     recipe = settled(recipe, model)
     training_rows, held_out = _hold_out(recipe, tokens["train"], list(prepared.tasks))
     return Plan(
@@ -210,6 +225,16 @@ def make_plan(recipe: Recipe, folder: Path, data: RunData | None = None) -> Plan
         training_rows,
         held_out,
     )
+
+
+@torch.no_grad()
+def _start_outputs(model: nn.Module, tasks: Mapping[str, Task], targets: Mapping[str, NDArray[np.float32]]) -> None:
+    """Puts the bias of the output layer where tasks want their outputs to start."""
+    layer, columns = output_layer(plain_model(model)), slices(tasks)
+    for name, task in tasks.items():
+        first = task.first_outputs(targets[name])
+        if first is not None and layer.bias is not None:
+            layer.bias[columns[name]] = torch.from_numpy(first).to(layer.bias)
 
 
 def _hold_out(
