@@ -237,7 +237,7 @@ def test_what_the_card_says_of_raw_outputs_is_true(run: eq.Run) -> None:
 
     pipe = pipeline("text-classification", model=str(run.model_folder), top_k=None, device="cpu")
     raw = {one["label"]: one["score"] for one in pipe(["strong profit"])[0]}
-    found = eq.load(run).predict(["strong profit"])
+    found = eq.load(run, precision="fp32").predict(["strong profit"])
     assert "output × 5 + 5, cut to 0 … 10" in run.card_file.read_text()
     assert np.clip(raw["polarity"] * 5 + 5, 0, 10) == pytest.approx(found["polarity"][0], abs=1e-4)
     outputs = np.array([raw[f"band/bin{k}"] for k in (1, 2, 3)])
