@@ -353,8 +353,10 @@ STEPS = {
     "all+private block": "+ a last block of each task's own",
 }
 ALONE = {
-    name: name.replace("dao+all", "DAO, all options").replace("equal+all", "equal weights, all options")
-    for name in COMPARED_ALL
+    "equal+all": "equal weights",
+    "dao+all": "DAO",
+    "all+private block": "DAO, one private block",
+    "all+2 private blocks": "DAO, two private blocks",
 }
 
 
@@ -392,7 +394,7 @@ def draw() -> None:
         (
             {name: one for name, one in found.items() if one.get("versus_alone")},
             Forest(
-                "Does a task pay for another?",
+                "Does a task pay for another? All with consistency, EMA and calibration",
                 BELOW.format("a model of its own with the same options"),
                 ALONE,
                 "study_alone.png",
