@@ -4,8 +4,8 @@
 it writes. The judging is `equipoise.evaluation`'s, the page `equipoise.report`'s.
 """
 
-from equipoise.comparison._arms import grid_of, seeds_of, split_methods
 from equipoise.comparison._compare import compare
 from equipoise.comparison._folder import Comparison
+from equipoise.comparison._texts import grid_of, seeds_of, split_methods
 
 __all__ = ["Comparison", "compare", "grid_of", "seeds_of", "split_methods"]
