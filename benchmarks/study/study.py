@@ -170,7 +170,8 @@ def collect() -> None:
     for name, part in PARTS.items():
         comparison = eq.Comparison(ROOT / "runs" / "study" / name)
         standing = {arm["arm"] for arm in comparison.summary["arms"]} if comparison.summary_file.is_file() else set()
-        if not {*part.arms, "equal"} <= standing:  # to compare it now would train what it lacks
+        asked = json.loads(comparison.settings_file.read_text(encoding="utf-8"))["arms"] if standing else []
+        if not {*part.arms, *asked, "equal"} <= standing:  # to compare it now would train what it lacks
             print(f"{name}: not finished")
             continue
 
@@ -193,9 +194,8 @@ def collect() -> None:
         summary["command"] = f"python benchmarks/study/study.py {name}"
         calls = [line for line in spent if line["part"] == name]
         summary["seconds_of_all_calls"] = round(sum(line["wall_seconds"] for line in calls), 1)
-        summary["calls"] = [
-            line for line in calls if line.get("engine") == "local"
-        ]  # what the harness takes shows there
+        # What the harness takes shows where trainings run in turn.
+        summary["calls"] = [line for line in calls if line.get("engine") == "local"]
         text = json.dumps(summary, separators=(",", ":"))
         assert str(ROOT) not in text, "a path of this machine"
         (HERE / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -10,8 +10,9 @@ from rich.console import Console
 from summaries import arm, difference, judged, page_of, spread, summary
 
 from equipoise.comparison._arms import Group
+from equipoise.evaluation._measurements import PARTS as JUDGED_APART
 from equipoise.report import comparison_lines, comparison_table
-from equipoise.report._arms import GROUPS
+from equipoise.report._arms import GROUPS, PARTS
 
 
 def shown(found: dict[str, Any], width: int = 100) -> str:
@@ -47,6 +48,7 @@ def test_four_metrics_and_sixteen_arms_fit_into_a_hundred_columns() -> None:
 @pytest.mark.parametrize("group", get_args(Group))
 def test_arms_of_every_kind_are_listed(group: Group) -> None:
     assert set(GROUPS) == set(get_args(Group))
+    assert set(PARTS) == JUDGED_APART
     one = arm("odd one out", group)
     assert "odd one out" in shown(summary(arm("equal"), one))
     assert "odd one out" in page_of(summary(arm("equal"), one))

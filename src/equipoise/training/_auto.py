@@ -10,15 +10,14 @@ from torch import nn
 from equipoise.recipe import Recipe, TrainingSettings
 from equipoise.tasks import Task, kind
 
-__all__ = ["auto_learning_rate", "has_dropout", "settled", "sharded"]
+__all__ = ["auto_learning_rate", "has_dropout", "settled"]
 
 #: Where the rate was measured: all-MiniLM-L6-v2. Of other widths the rule only meets what is customary: 5e-5 at 768
 #: (BERT's paper), 3e-5 at 1024 (RoBERTa's).
 MEASURED_WIDTH, MEASURED_RATE = 384, 2e-4
 LEAST, MOST = 1e-5, 5e-4
-CONSISTENCY = (
-    1.0  # this and averages were measured where every weight of an encoder trains; with an adapter they were not
-)
+#: Measured, like averages, where every weight of an encoder trains; with an adapter neither was.
+CONSISTENCY = 1.0
 ADAPTER_RATE = 2e-4  # customary for LoRA (QLoRA's paper, up to 13 billion parameters)
 
 
@@ -37,7 +36,7 @@ def settled(recipe: Recipe, model: nn.Module) -> Recipe:
         kinds = [kind(task.type) for task in recipe.tasks.values()]
         can = has_dropout(model) and all(one.divergence is not Task.divergence for one in kinds)
         update["consistency"] = CONSISTENCY if can and not adapter else None
-    parts = sharded(training)
+    parts = _sharded(training)
     if training.averaging == "auto":
         changes = recipe.model.private_when == "conflict"  # the model's form, on the way
         update["averaging"] = None if adapter or parts or changes else "ema"
@@ -46,7 +45,7 @@ def settled(recipe: Recipe, model: nn.Module) -> Recipe:
     return recipe.model_copy(update={"training": training.model_copy(update=update)}) if update else recipe
 
 
-def sharded(training: TrainingSettings) -> bool:
+def _sharded(training: TrainingSettings) -> bool:
     """Whether each process will have a part of the model only: by the recipe, or by what accelerate's launcher set."""
     launched = any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
     return training.sharding is not None or launched
