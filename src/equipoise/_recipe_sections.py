@@ -263,9 +263,10 @@ class TrainingSettings(Section):
     )
     calibrate: Literal["auto"] | bool = Field(
         default="auto",
-        description="after the training, put the straight line from each score's outputs to the validation split's labels "
-        "into the output layer, where rows that the line has not seen are met better with it; without a validation "
-        "split nothing is changed; auto = true, but where each process has a part of the model only (fsdp, deepspeed)",
+        description="after the training, put into the output layer the straight line from each score's outputs to the "
+        "validation split's labels, and a temperature for each task of exclusive classes, where rows that these have not "
+        "seen are met better with them; without a validation split nothing is changed; auto = true, but where each "
+        "process has a part of the model only (fsdp, deepspeed)",
     )
     seed: int = Field(default=0, ge=0, description="for the split, the order, the heads and dropout")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(

@@ -27,6 +27,7 @@ from equipoise.tasks._labels import (
     quoted,
     shown,
 )
+from equipoise.tasks._temperature import temperature_scale
 from equipoise.tasks._thresholds import balanced_thresholds, class_of
 
 if TYPE_CHECKING:
@@ -214,6 +215,14 @@ class Classification(Task):
     def divergence(self, outputs_a: Tensor, outputs_b: Tensor) -> Tensor:
         """`[n, classes]` twice -> `[n]`, (KL(p||q) + KL(q||p)) / 2."""
         return symmetric_kl(outputs_a.float().log_softmax(dim=1), outputs_b.float().log_softmax(dim=1))
+
+    def calibration(self, outputs: Outputs, targets: Targets) -> tuple[float, float] | None:
+        """A scale that makes probabilities as sure as they are right; the class that is predicted stays the same.
+
+        Not with class weights, under which probabilities are not meant to be frequencies.
+        """
+        scale = None if self.weights is not None else temperature_scale(outputs, targets)
+        return None if scale is None else (scale, 0.0)
 
     def balance_targets(self, targets: Tensor) -> Tensor:
         """Class indices `[n]`."""
