@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -73,6 +74,13 @@ def tiny_tokenizer(decoder: bool = False) -> Any:
         pad_token="[PAD]",
         model_max_length=64,
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imports_are_no_garbage() -> None:
+    """A trainer collects garbage when it starts, and going through all that is imported takes as long as a tiny training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 import equipoise as eq
 from equipoise.errors import RunError
+from equipoise.models import output_layer
 from equipoise.runs import Run
 from equipoise.training import resume, train
 from equipoise.training._manifest import condition_of, keep_weights_only, seal
@@ -219,6 +220,8 @@ def test_fault_the_best_weights_are_damaged(stopped: Stopped, tmp_path: Path) ->
     class Damage(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == state.max_steps:
+                with torch.no_grad():  # all scores at an end of the range: surely not the best evaluation
+                    output_layer(kwargs["model"]).bias.add_(1e4)
                 damaged.append([line["step"] for line in run.history if line.get("best")][-1])
                 flip(run.checkpoint_folder / f"checkpoint-{damaged[0]}" / "model.safetensors")
 
