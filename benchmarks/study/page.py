@@ -26,6 +26,7 @@ TITLES = {
     "sst": "SST",
     "emobank": "EmoBank",
     "fiqa_aspect": "FiQA: score and aspect",
+    "fiqa_folds": "FiQA, cross-validated",
     "fiqa_classes": "FiQA: score and derived classes",
     "phrasebank_fiqa": "PhraseBank + FiQA",
     "sst_full": "SST, all training rows",
@@ -121,14 +122,18 @@ LADDER = {
     "dao+consistency+ema": "+ DAO, consistency, EMA",
     "equal+consistency+ema": "+ consistency, EMA, equal weights",
     "dao+private block": "+ DAO, a last block of each task's own",
+    "dao+standardized": "+ DAO, standardized scores",
     "dao+all": "+ DAO, consistency, EMA, calibration",
     "all+private block": "+ the same, a last block of each task's own",
     "all+2 private blocks": "+ the same, two last blocks of each task's own",
     "equal+all": "+ consistency, EMA, calibration, equal weights",
+    "equal+standardized": "+ standardized scores, equal weights",
+    "all+standardized": "+ DAO, standardized scores, consistency, EMA, calibration",
 }
 
 
-LADDER_SETS = ("sst", "sst_full", "fiqa_aspect", "emobank", "emobank_full")
+#: Of FiQA the cross-validation: it tests on five times the rows.
+LADDER_SETS = ("sst", "fiqa_folds", "emobank")
 
 
 def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
@@ -143,7 +148,7 @@ def ladder_table(found: Mapping[str, Any]) -> str:
     columns = {name: (judged(summary)[0], judged(summary)[-1]) for name, summary in parts.items()}
     head = ["arm"]
     for name, ((score, _), (label, _)) in columns.items():
-        head += [f"{TITLES[name].split(': ')[0]}: {score} MSE, %", f"{label} accuracy, points"]
+        head += [f"{TITLES[name]}: {score} MSE, %", f"{label} accuracy, points"]
     rows = []
     for arm, words in LADDER.items():
         if not any(arm_of(summary, arm) for summary in parts.values()):
@@ -210,12 +215,35 @@ def region_table(found: Mapping[str, Any]) -> str:
     return table(["set", "arm", "dense", "middle", "rare", "worst class, F1"], rows)
 
 
+#: How EmoBank's scores were scaled -> part, and what stands behind an arm's name.
+SCALES = {
+    "none: 1 to 5": ("emobank_native", ""),
+    "range: -1 to 1": ("emobank", ""),
+    "standard: spread 1": ("emobank", "+standardized"),
+}
+
+
+def scales_table(found: Mapping[str, Any]) -> str:
+    """What a method makes of three scalings of the same scores."""
+    columns = judged(found["emobank"])
+    rows = []
+    for method in ("equal", "dao"):
+        for words, (name, suffix) in SCALES.items():
+            one = arm_of(found[name], method + suffix if suffix or method == "equal" else "dao/lambda") or {}
+            of_arm = one.get("metrics", {})
+            cells = [cell(of_arm.get(task, {}).get(metric), metric) for task, metric in columns]
+            rows.append([f"`{method}`", words, *cells])
+    return table(["weights", "scores", *(f"{task} {metric}" for task, metric in columns)], rows)
+
+
 def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
     made = {name: part_table(summary) for name, summary in found.items()}
     made |= {"ladder": ladder_table(found), "single": single_table(found, COMPARED, "versus_single")}
     made["regions"] = region_table(found)
+    if {"emobank", "emobank_native"} <= set(found):
+        made["scales"] = scales_table(found)
     if any(summary.get("versus_alone") for summary in found.values()):
         made["alone"] = single_table(found, COMPARED_ALL, "versus_alone")
     return made
@@ -370,7 +398,7 @@ def draw() -> None:
     equal, arms = BELOW.format("equal weights"), {name: name for name in DRAWN}
     pictures = [
         (
-            some("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
+            some("sst", "fiqa_aspect", "fiqa_folds", "fiqa_classes", "phrasebank_fiqa"),
             Forest("Targets scaled alike", equal, arms, "study_alike.png"),
         ),
         (some("emobank"), Forest("Four tasks that pull apart", equal, arms, "study_apart.png")),

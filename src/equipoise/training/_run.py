@@ -174,9 +174,8 @@ def _train(plan: Plan, run: Run, found: Found | None, progress: bool, callbacks:
                 f"best evaluation: step {best} ({recipe.training.select}); its weights are kept", highlight=False
             )
         for task, fitted in lines.items():
-            console.print(
-                f"calibrated: {task}, {fitted['scale']:.3f} x output {fitted['offset']:+.3f}", highlight=False
-            )
+            moved = f" {fitted['offset']:+.3f}" if fitted["offset"] else ""
+            console.print(f"calibrated: {task}, {fitted['scale']:.3f} x output{moved}", highlight=False)
         for warning in _finish(trainer, plan, run, seconds, best, lines, started):
             console.print(f"warning: {warning}", highlight=False, markup=False)
     state.wait_for_everyone()
