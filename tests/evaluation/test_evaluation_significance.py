@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from equipoise.evaluation._differences import judge
 from equipoise.evaluation._significance import (
     _half,
     _power,
@@ -105,9 +106,8 @@ def test_intervals_hold_with_few_seeds(seeds, seeds_sd, rows_se):
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
-def test_p_is_below_its_level_no_more_often_than_it_says(seeds, monkeypatch):
+def test_p_is_below_its_level_no_more_often_than_it_says(seeds):
     """The same of the whole function, by fewer trials."""
-    monkeypatch.setattr("equipoise.evaluation._significance.seeds_needed", lambda *given: 1)
     rng, trials = np.random.default_rng(6), 3000
     apart = rng.normal(0, 0.3, (trials, 1)) + rng.normal(0, 1.0, (trials, seeds))
     found = [paired_difference(one, [0.0] * seeds, better="max", rows_se=0.3, rows=500) for one in apart]
@@ -119,7 +119,6 @@ def test_p_is_below_its_level_no_more_often_than_it_says(seeds, monkeypatch):
 def test_one_seed_leaves_the_rows():
     found = paired_difference([0.9], [0.8], better="max", rows_se=0.02, rows=200)
     assert found["seeds_sd"] is None
-    assert found["seeds_needed"] is None
     assert found["high"] == pytest.approx(0.1 + stats.t.ppf(0.975, 199) * 0.02)
     nothing = paired_difference([0.9], [0.8], better="max")
     assert (nothing["p"], nothing["low"], nothing["relative"]["low"]) == (None, None, None)
@@ -129,8 +128,6 @@ def test_one_seed_leaves_the_rows():
 def test_no_variance():
     same = paired_difference([0.3, 0.3, 0.3], [0.3, 0.3, 0.3], better="min", rows_se=0.0, rows=50)
     assert (same["mean"], same["low"], same["high"], same["p"]) == (0.0, 0.0, 0.0, 1.0)
-    assert same["seeds_needed"] is None
-    assert same["rows_needed"] is None
     assert paired_difference([1.0, 2.0], [0.0, 0.0], better="max")["relative"]["mean"] is None
 
 
@@ -148,8 +145,7 @@ def test_a_difference_without_any_known_doubt_is_not_tested(ours, theirs, rows_s
     found = paired_difference(ours, theirs, better="max", rows_se=rows_se, rows=100)
     assert found["mean"] == pytest.approx(ours[0] - theirs[0])
     assert found["seeds_sd"] == 0.0
-    keys = ("p", "low", "high", "seeds_needed", "rows_needed")
-    assert [found[key] for key in keys] == [None] * 5
+    assert [found[key] for key in ("p", "low", "high")] == [None] * 3
     assert found["relative"] == {
         "mean": pytest.approx(100 * found["mean"] / np.mean(theirs)),
         "low": None,
@@ -277,8 +273,35 @@ def test_where_rows_leave_too_much_doubt_no_seeds_are_enough():
     assert rows_needed(0.0, 0.3, 200) is None
     assert rows_needed(0.5, None, 200) is None
     found = paired_difference([0.6, 0.3, 0.6], [0.0, 0.0, 0.0], better="max", rows_se=0.3, rows=200)
+    judge([(found, "max")])
     assert found["seeds_needed"] is None
     assert found["rows_needed"] == needed
+
+
+def test_what_is_needed_is_at_the_level_of_so_many_tests():
+    def needed(count):
+        family = [(paired_difference([0.6, 0.3, 0.5], [0.0] * 3, better="max"), "max") for _ in range(count)]
+        judge(family)
+        return family[0][0]["tests"], family[0][0]["seeds_needed"]
+
+    alone, among = needed(1), needed(40)
+    assert alone == (1, seeds_needed(*apart()))
+    assert among == (40, seeds_needed(*apart(), level=1 - 0.05 / 40))
+    assert among[1] > alone[1]
+
+
+def apart():
+    values = np.array([0.6, 0.3, 0.5])
+    return values.mean(), values.std(ddof=1)
+
+
+def test_differences_that_were_chosen_by_their_looks_are_multiplied_by_all():
+    found = paired_difference([0.60, 0.58, 0.61], [0.0] * 3, better="max")
+    judge([(found, "max")], tests=12)
+    assert found["p_holm"] == pytest.approx(12 * found["p"])
+    assert (found["tests"], found["verdict"]) == (12, "better")
+    judge([(found, "max")], tests=1000)
+    assert found["verdict"] == "same"
 
 
 def test_rows_raise_the_number_of_seeds():

@@ -10,7 +10,7 @@ from equipoise.evaluation._verdict import RULE, verdict
 def difference(verdict="same", gain=1.0, p=0.5, **more):
     found = {"mean": -0.01 * gain, "low": -0.02, "high": 0.02, "p": p, "p_holm": p, "verdict": verdict, "n": 3}
     found["relative"] = {"mean": gain, "low": gain - 2, "high": gain + 2}
-    return found | {"seeds_sd": 0.01, "rows_se": 0.01, "seeds_needed": 12, "rows_needed": None} | more
+    return found | {"seeds_sd": 0.01, "rows_se": 0.01, "seeds_needed": 12, "rows_needed": None, "rows": 5000, "tests": 4} | more
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_nothing_beyond_noise(summary):
     first, *others = verdict(summary)
     assert first == "No method differs from equal beyond noise."
     assert len(others) == 1
-    assert "would be shown four times in five by 12 seeds; there are 3." in others[0]
+    assert "would be shown four times in five by 12 seeds, among 4 differences that are tested together; there are 3." in others[0]
 
 
 def test_better_worse_and_mixed(summary):
@@ -56,6 +56,16 @@ def test_tuned_weights_have_a_sentence_of_their_own(summary):
     assert verdict(summary)[1].startswith("dao beats the tuned fixed weights (tuned-fixed): polarity.mse by 2.0 %")
 
 
+def test_what_would_tell_from_tuned_weights_is_said_too(summary):
+    tuned = copy.deepcopy(arm_of(summary, "dao")) | {"arm": "tuned-fixed", "group": "tuned", "versus_tuned": {}}
+    arm_of(summary, "dao")["versus_tuned"] = {one: difference(seeds_needed=33) for one in summary["judged"]}
+    summary["arms"].append(tuned | {"mean_rank": 3.0})
+    said = [sentence for sentence in verdict(summary) if "four times in five" in sentence]
+    assert len(said) == 2
+    assert "that of dao and tuned-fixed on polarity.mse" in said[1]
+    assert "by 33 seeds" in said[1]
+
+
 def test_the_best_and_whether_it_is_certain(summary):
     found = {"polarity.mse": difference("better", 4.0, 0.01)}
     summary["best"] = {"arm": "dao", "runner_up": "equal", "certain": True, "differences": found}
@@ -69,7 +79,7 @@ def test_the_best_and_whether_it_is_certain(summary):
     [
         ({"seeds_needed": None, "rows_needed": 21_000}, "About 21,000 rows would be needed"),
         ({"seeds_needed": None}, "is too small to be shown by 1,000 seeds"),
-        ({"seeds_needed": 2}, "by 2 seeds, if it is tested alone; there are 3"),
+        ({"seeds_needed": 2, "tests": 1}, "by 2 seeds; there are 3"),
     ],
 )
 def test_what_would_be_needed(summary, more, said):
@@ -79,14 +89,15 @@ def test_what_would_be_needed(summary, more, said):
 
 
 def test_tasks_that_pay_are_to_be_trained_apart(summary):
-    for arm in summary["arms"]:
-        arm["versus_single"] = {"polarity.mse": difference("worse", -9.0, 0.001), "label.macro_f1": difference()}
-    sentences = verdict(summary)
-    assert (
-        "Every shared model is worse on polarity.mse than the model of polarity alone: train polarity apart from the others."
-        in sentences
-    )
-    arm_of(summary, "dao")["versus_single"]["polarity.mse"] = difference()
+    summary["losing"] = {"polarity.mse": {"verdict": "apart", "least_loss": 7.24}, "label.macro_f1": {"verdict": "same"}}
+    found = [sentence for sentence in verdict(summary) if "Every shared model" in sentence]
+    assert found == [
+        "Every shared model is worse on polarity.mse than the model of polarity alone, by 7.2 % at least: train polarity "
+        "apart from the others."
+    ]
+    summary["losing"]["polarity.mse"] |= {"verdict": "apart", "least_loss": None}
+    assert any("than the model of polarity alone: train" in sentence for sentence in verdict(summary))
+    summary["losing"]["polarity.mse"]["verdict"] = "same"
     assert not any("Every shared model" in sentence for sentence in verdict(summary))
 
 

@@ -27,6 +27,8 @@ def difference(percent: float, half: float, verdict: str) -> dict[str, Any]:
         "seeds_sd": 0.001,
         "rows_se": 0.002,
         "n": 3,
+        "rows": 100,
+        "tests": 4,
         "seeds_needed": 7,
         "rows_needed": None,
         "verdict": verdict,

@@ -164,7 +164,7 @@ def evil() -> str:
             settings={EVIL: EVIL},
             regions={task: {"kind": "score", "regions": parts}},
             failed=[{"seed": 0, "fold": None, "reason": EVIL}],
-            equal_time={metric: 0.1},
+            equal_time={metric: {"mean": 0.1, "low": None, "high": None}},
         ),
     ]
     found = summary(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from equipoise.errors import RunError
+from equipoise.evaluation._cost import unlike
 from equipoise.evaluation._curves import curves
 from equipoise.evaluation._differences import direction
 from equipoise.evaluation._judgement import Judgement
@@ -52,9 +53,9 @@ def summarise(
     Returns:
         The summary as plain JSON data; numbers that do not exist are None. `arms` holds for each arm its `metrics`
         (mean and interval over seeds), `differences` to the baseline, `versus_single`, `versus_tuned` (see
-        `paired_difference`, with `p_holm` and `verdict`), `delta_m`, `mean_rank`, `cost`, `equal_time`, `regions` and
-        what `failed`; beside it stand `best`, `pareto`, `transfer`, `regions`, `curves`, and `verdict`, sentences by the
-        `rule`.
+        `paired_difference` and `judge`), `delta_m`, `mean_rank`, `cost`, `equal_time`, `regions` and
+        what `failed`; beside it stand `best`, `pareto`, `transfer`, `losing` (tasks that every shared model is worse on),
+        `unlike` (conditions under which times don't compare), `regions`, `curves`, and `verdict`, sentences by the `rule`.
 
     Raises:
         RunError: runs contradict each other, or `judged` names what there is not.
@@ -78,9 +79,11 @@ def summarise(
         "judged": [f"{task}.{metric}" for task, metric in pairs],
         "arms": found.arms(search),
         "equal_time_seconds": found.equal_time_seconds,
+        "unlike": unlike(arms.values()),
         "best": found.best(),
         "pareto": _pareto(search, tasks, pairs, split),
         "transfer": found.transfer(),
+        "losing": found.losing(),
         "regions": {task: one.to_dict() for task, one in found.regions.items()},
         "curves": {arm.name: curves(arm.runs, pairs, level) for arm in arms.values() if arm.runs},
         "unpaired": sorted(found.differences.unpaired),

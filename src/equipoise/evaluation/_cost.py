@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from equipoise.evaluation._measurements import Arm
+from equipoise.evaluation._significance import mean_interval
 
-__all__ = ["cost", "equal_time", "reference_seconds"]
+__all__ = ["cost", "equal_time", "reference_seconds", "unlike"]
 
 Run = Mapping[str, Any]
-#: A run counts as within the time if it took no more than this much over: clocks of like runs differ as much.
-TOLERANCE = 1.05
+Reference = Mapping[tuple[int, int | None], float]
+#: What times and memory hang on beside the arm.
+CONDITIONS = ("device", "threads", "engine")
 
 
 def cost(arm: Arm, baseline: Arm | None, trials: Sequence[Run]) -> dict[str, Any]:
@@ -25,15 +27,13 @@ def cost(arm: Arm, baseline: Arm | None, trials: Sequence[Run]) -> dict[str, Any
         trials: runs of the search that chose the arm's settings; none for an arm without one.
 
     Returns:
-        `seconds`, `peak_memory_mb`, `extra_backwards_per_step`, `examples`, `seconds_ratio`, `memory_ratio`, and `search`:
-        `trials`, `examples`, `seconds` of them all, the `settings` found; None without a search.
+        `seconds`, `peak_memory_mb` (of the graphics device where the runs had one, else of the process),
+        `extra_backwards_per_step`, `examples`, `seconds_ratio`, `memory_ratio`, and `search`: `trials`, `examples`,
+        `seconds` of them all, the `settings` found; None without a search.
     """
-    found: dict[str, Any] = {
-        key: _mean(arm.facts(key)) for key in ("seconds", "peak_memory_mb", "extra_backwards_per_step", "examples")
-    }
+    found, reference = _means(arm), {} if baseline is None else _means(baseline)
     for ratio, key in (("seconds_ratio", "seconds"), ("memory_ratio", "peak_memory_mb")):
-        reference = None if baseline is None else _mean(baseline.facts(key))
-        found[ratio] = found[key] / reference if found[key] is not None and reference else None
+        found[ratio] = found[key] / reference[key] if found[key] is not None and reference.get(key) else None
     found["search"] = None
     if trials:
         spent = [run.get("training") or {} for run in trials]
@@ -43,6 +43,16 @@ def cost(arm: Arm, baseline: Arm | None, trials: Sequence[Run]) -> dict[str, Any
             "seconds": float(sum(one.get("seconds") or 0.0 for one in spent)),
             "settings": arm.settings,
         }
+    return found
+
+
+def unlike(arms: Iterable[Arm]) -> dict[str, list[Any]]:
+    """Under what unlike conditions runs were made, `CONDITIONS` -> values: their times and memory say little."""
+    found = {}
+    for key in CONDITIONS:
+        values = {str(run["training"][key]) for arm in arms for run in arm.runs if run["training"].get(key) is not None}
+        if len(values) > 1:
+            found[key] = sorted(values)
     return found
 
 
@@ -56,26 +66,41 @@ def reference_seconds(baseline: Arm | None) -> dict[tuple[int, int | None], floa
     return found
 
 
-def equal_time(arm: Arm, task: str, metric: str, reference: Mapping[tuple[int, int | None], float]) -> float | None:
+def equal_time(arm: Arm, task: str, metric: str, reference: Reference, level: float) -> dict[str, Any] | None:
     """The validation value that an arm has reached when the baseline's run of the same seed is done.
 
-    That is the value at the best evaluation so far (`best` in its line), as a run stopped then would keep it.
+    That is the value at the best evaluation so far (`best` in its line), as a run stopped then would keep it. Between two
+    evaluations it is taken from the line between them: which of them was the last within the time would hang on how
+    fast the clock happened to go. The learning rate of an arm that needs more time has not come to its end by then.
 
     Returns:
-        The mean over runs; None where a run has none by then, so that no arm is judged on its quick runs alone.
+        Mean and t interval over seeds; None where a run has no evaluation by then, so that no arm is judged on its quick
+        runs alone.
     """
-    values = []
+    values: dict[int, list[float]] = {}
     for run in arm.runs:
         limit = reference.get((run["seed"], run["fold"]))
         if limit is None:
             continue
-        lines = [line for line in _evaluations(run) if line["seconds"] <= TOLERANCE * limit]
-        best = [line for line in lines if line.get("best")] or lines
-        value = best[-1]["metrics"].get(task, {}).get(metric) if best else None
-        if value is None:
+        seconds, kept = _kept(run, task, metric)
+        if not kept or limit < seconds[0]:
             return None
-        values.append(float(value))
-    return _mean(values)
+        values.setdefault(run["seed"], []).append(float(np.interp(limit, seconds, kept)))
+    if not values:
+        return None
+    return mean_interval([float(np.mean(folds)) for folds in values.values()], level)
+
+
+def _kept(run: Run, task: str, metric: str) -> tuple[list[float], list[float]]:
+    """Seconds of a run's evaluations, and the value of the best evaluation up to each."""
+    seconds, kept = [], []
+    for line in _evaluations(run):
+        value = line["metrics"].get(task, {}).get(metric)
+        if value is None:
+            continue
+        seconds.append(float(line["seconds"]))
+        kept.append(float(value) if line.get("best", True) or not kept else kept[-1])
+    return seconds, kept
 
 
 def _evaluations(run: Run) -> list[Run]:
@@ -84,3 +109,8 @@ def _evaluations(run: Run) -> list[Run]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
+
+
+def _means(arm: Arm) -> dict[str, Any]:
+    found: dict[str, Any] = {key: _mean(arm.facts(key)) for key in ("seconds", "extra_backwards_per_step", "examples")}
+    return found | {"peak_memory_mb": _mean(arm.facts("peak_device_memory_mb") or arm.facts("peak_memory_mb"))}

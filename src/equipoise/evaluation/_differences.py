@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from equipoise.evaluation._measurements import Arm, Rows, classes_of, same_truth
 from equipoise.evaluation._metric_functions import METRICS
-from equipoise.evaluation._significance import Better, holm, paired_difference, row_bootstrap
+from equipoise.evaluation._significance import (
+    Better,
+    holm,
+    paired_difference,
+    row_bootstrap,
+    rows_needed,
+    seeds_needed,
+)
 from equipoise.tasks import Task
 
 __all__ = ["Differences", "direction", "judge"]
@@ -125,17 +132,34 @@ def direction(task: Task, metric: str) -> Better:
     return task.selectable()[metric]
 
 
-def judge(family: Sequence[tuple[dict[str, Any], Better]], level: float = 0.95) -> None:
-    """Adds `p_holm` and `verdict` to differences that are judged together.
+def judge(family: Sequence[tuple[dict[str, Any], Better]], level: float = 0.95, tests: int | None = None) -> None:
+    """Adds `p_holm`, `verdict`, `tests`, `seeds_needed` and `rows_needed` to differences that are judged together.
 
     The verdict is `better` or `worse` where the corrected p is below 1 - level, by the sign of the difference; else
-    `same`: not told apart from noise.
+    `same`: not told apart from noise. What would be needed to tell it is at the level that the smallest p of so many
+    tests is held to, (1 - level) / tests: what is shown alone is not shown among many.
 
     Args:
         family: differences as `paired_difference` gives them, each with the direction of its metric.
         level: 1 less the level of the tests.
+        tests: the differences that these were chosen from after a look at them: every p is multiplied by their number.
+            None: chosen beforehand; Holm's correction over the family.
     """
-    for (one, better), corrected in zip(family, holm([one["p"] for one, _ in family]), strict=True):
-        one["p_holm"] = corrected
-        sure = corrected is not None and corrected < 1 - level
-        one["verdict"] = ("better" if (one["mean"] > 0) == (better == "max") else "worse") if sure else "same"
+    known = [one["p"] for one, _ in family]
+    corrected = holm(known) if tests is None else [None if p is None else min(1.0, p * tests) for p in known]
+    count = sum(p is not None for p in known) if tests is None else tests
+    strict = 1 - (1 - level) / max(count, 1)
+    for (one, better), p in zip(family, corrected, strict=True):
+        sure = p is not None and p < 1 - level
+        seeds = rows = None
+        if one["seeds_sd"] is not None:
+            seeds = seeds_needed(one["mean"], one["seeds_sd"], one["rows_se"], one["rows"], strict)
+        if seeds is None:
+            rows = rows_needed(one["mean"], one["rows_se"], one["rows"], strict)
+        one |= {
+            "p_holm": p,
+            "verdict": ("better" if (one["mean"] > 0) == (better == "max") else "worse") if sure else "same",
+            "tests": count,
+            "seeds_needed": seeds,
+            "rows_needed": rows,
+        }

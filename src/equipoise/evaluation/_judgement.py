@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from equipoise.evaluation._cost import cost, equal_time, reference_seconds
 from equipoise.evaluation._differences import Differences, direction, judge
 from equipoise.evaluation._measurements import PARTS, Arm, Run, classes_of
 from equipoise.evaluation._regions import ScoreRegions, errors_by_class, errors_by_region, score_regions
-from equipoise.evaluation._significance import mean_interval
+from equipoise.evaluation._significance import holm, mean_interval
 from equipoise.evaluation._summary import Pair, delta_m, mean_ranks, transfer
 from equipoise.tasks import Task
 
@@ -46,6 +48,7 @@ class Judgement:
         self.seeds = sorted({s for arm in arms.values() for s in [*arm.measured, *(one["seed"] for one in arm.failed)]})
         self.baseline = arms[baseline] if baseline in arms and arms[baseline].measured else None
         self.tuned = next((arm for arm in arms.values() if arm.group == "tuned"), None)
+        self.twins = _twins(arms.values())
         self.singles = {arm.tasks[0]: arm for arm in arms.values() if arm.group == "single" and arm.tasks}
         self.differences = Differences(arms.values(), tasks, level, seed)
         self.better = {(task, metric): direction(tasks[task], metric) for task, metric in judged}
@@ -83,6 +86,8 @@ class Judgement:
         for family in families:
             tested = []
             for arm in family:
+                if self.twins.get(arm.name) in found:  # the same training: one test
+                    continue
                 for pair in self.judged:
                     other = theirs(pair[0])
                     one = None if other is None or other is arm else self.differences(arm, other, *pair)
@@ -90,30 +95,45 @@ class Judgement:
                         found.setdefault(arm.name, {})[".".join(pair)] = one
                         tested.append((one, self.better[pair]))
             judge(tested, self.level)
+            found |= {arm.name: found[twin] for arm in family if (twin := self.twins.get(arm.name, "")) in found}
         return found
+
+    @cached_property
+    def ranked(self) -> list[Arm]:
+        """Methods, ablations, tuned weights and arms of one's own: a family."""
+        return [arm for arm in self.by_name.values() if arm.group not in PARTS]
+
+    @cached_property
+    def parts(self) -> list[Arm]:
+        """Models of some of the tasks: a family of their own, since their many tests must not cost the methods power."""
+        return [arm for arm in self.by_name.values() if arm.group in PARTS]
+
+    @cached_property
+    def to_baseline(self) -> dict[str, dict[str, Any]]:
+        """Arm -> `task.metric` -> difference to the baseline."""
+        return self.against(lambda _: self.baseline, [self.ranked, self.parts])
+
+    @cached_property
+    def to_single(self) -> dict[str, dict[str, Any]]:
+        """Arm -> `task.metric` -> difference to the task's model alone."""
+        return self.against(self.singles.get, [self.ranked, [arm for arm in self.parts if arm.group != "single"]])
 
     def arms(self, search: Sequence[Run]) -> list[dict[str, Any]]:
         """What the summary says of each arm, given the trials of searches."""
-        everyone = list(self.by_name.values())
-        ranked = [arm for arm in everyone if arm.group not in PARTS]
-        # A family of their own: their many tests must not cost the methods power.
-        parts = [arm for arm in everyone if arm.group in PARTS]
-        differences = self.against(lambda _: self.baseline, [ranked, parts])
-        alone = self.against(self.singles.get, [ranked, [arm for arm in parts if arm.group != "single"]])
-        tuned = self.against(lambda _: self.tuned, [[arm for arm in ranked if arm.group != "tuned"]])
+        tuned = self.against(lambda _: self.tuned, [[arm for arm in self.ranked if arm.group != "tuned"]])
         return [
             {
                 **self._facts(arm),
-                "differences": differences.get(arm.name, {}),
-                "versus_single": alone.get(arm.name, {}),
+                "differences": self.to_baseline.get(arm.name, {}),
+                "versus_single": self.to_single.get(arm.name, {}),
                 "versus_tuned": tuned.get(arm.name, {}),
                 "delta_m": self._delta_m(arm),
                 "mean_rank": self.ranks.get(arm.name),
                 "cost": cost(arm, self.baseline, self._trials(arm, search)),
-                "equal_time": {".".join(pair): equal_time(arm, *pair, self.reference) for pair in self.judged},
+                "equal_time": {".".join(pair): equal_time(arm, *pair, self.reference, self.level) for pair in self.judged},
                 "regions": self._regions(arm),
             }
-            for arm in everyone
+            for arm in self.by_name.values()
         ]
 
     def _facts(self, arm: Arm) -> dict[str, Any]:
@@ -164,16 +184,60 @@ class Judgement:
 
     def best(self) -> dict[str, Any] | None:
         """The arm of the best mean rank, and whether it is told apart from the next."""
-        order = sorted(
-            (rank, place) for place, arm in enumerate(self.complete) if (rank := self.ranks[arm.name]) is not None
-        )
+        arms = [arm for arm in self.complete if arm.name not in self.twins]
+        order = sorted((rank, place) for place, arm in enumerate(arms) if (rank := self.ranks[arm.name]) is not None)
         if len(order) < 2:
             return None
-        first, second = (self.complete[place] for _, place in order[:2])
-        found = self.against(lambda _: second, [[first]]).get(first.name, {})
+        first, second = (arms[place] for _, place in order[:2])
+        found = {
+            ".".join(pair): one
+            for pair in self.judged
+            if (one := self.differences(first, second, *pair)) is not None
+        }
+        # Which two these are was seen in the same numbers: as if every two had been tested.
+        tests = comb(len(order), 2) * len(self.judged)
+        judge([(one, self.better[pair]) for pair in self.judged if (one := found.get(".".join(pair)))], self.level, tests)
+        if self.baseline in (first, second):  # these have been tested, with all others
+            known = self.to_baseline[(second if first is self.baseline else first).name]
+            for name, one in found.items():
+                verdict = known[name]["verdict"]
+                one |= {key: known[name][key] for key in ("p_holm", "tests", "seeds_needed", "rows_needed")}
+                one["verdict"] = _turned(verdict) if first is self.baseline else verdict
         verdicts = [one["verdict"] for one in found.values()]
-        certain = "better" in verdicts and "worse" not in verdicts
-        return {"arm": first.name, "runner_up": second.name, "certain": certain, "differences": found}
+        return {
+            "arm": first.name,
+            "runner_up": second.name,
+            "certain": "better" in verdicts and "worse" not in verdicts,
+            "differences": found,
+        }
+
+    def losing(self) -> dict[str, dict[str, Any]]:
+        """`task.metric` -> whether every model of all tasks is worse than the task's model alone.
+
+        The claim is about all of them at once, so its p is the largest of theirs: no correction over arms. Holm's is over
+        the judged metrics.
+
+        References:
+            Multiparameter Hypothesis Testing and Acceptance Sampling (Berger, 1982), for the intersection-union test
+            https://doi.org/10.1080/00401706.1982.10487790
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for pair in self.judged:
+            name = ".".join(pair)
+            ranked = [arm for arm in self.complete if self.ranks[arm.name] is not None]
+            each = [self.to_single.get(arm.name, {}).get(name) for arm in ranked]
+            known = [one for one in each if one is not None and one["p"] is not None]
+            if not known or len(known) < len(each):
+                continue
+            worse = [(one["mean"] > 0) == (self.better[pair] == "min") and one["mean"] != 0 for one in known]
+            losses = [-one["relative"]["mean"] for one in known if one["relative"]["mean"] is not None]
+            found[name] = {
+                "p": max(one["p"] for one in known) if all(worse) else 1.0,
+                "least_loss": min(losses) if len(losses) == len(known) else None,
+            }
+        for one, p in zip(found.values(), holm([one["p"] for one in found.values()]), strict=True):
+            one |= {"p_holm": p, "verdict": "apart" if p is not None and p < 1 - self.level else "same"}
+        return found
 
     def transfer(self) -> dict[str, Any] | None:
         """Who helps whom, from arms of two tasks; of two tasks the baseline is that arm."""
@@ -191,3 +255,21 @@ class Judgement:
                     tested.append((one, self.better[pair]))
         judge(tested, self.level)
         return transfer(list(self.tasks), gains, source) if gains else None
+
+
+def _twins(arms: Iterable[Arm]) -> dict[str, str]:
+    """Arm -> an arm before it whose runs have the same numbers throughout: one training under two names."""
+    found: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for arm in arms:
+        # With the tasks: a model of one task has nothing of the others to differ by.
+        measured = {seed: one.metrics for seed, one in sorted(arm.measured.items())}
+        key = repr((sorted(arm.tasks), measured))
+        if measured and key in first:
+            found[arm.name] = first[key]
+        first.setdefault(key, arm.name)
+    return found
+
+
+def _turned(verdict: str) -> str:
+    return {"better": "worse", "worse": "better"}.get(verdict, verdict)

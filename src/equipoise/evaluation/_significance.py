@@ -149,8 +149,8 @@ def paired_difference(
 
     Returns:
         `mean`, `low`, `high` in the metric's units; `relative`: the same in per cent of their mean, positive where ours
-        is better; `p`, two-sided; `seeds_sd`, `rows_se`, `n`, `seeds_needed`, `rows_needed`. None where nothing is known:
-        a difference with neither seeds nor rows that vary has no interval and no p, unless it is 0.
+        is better; `p`, two-sided; `seeds_sd`, `rows_se`, `n` seeds, `rows`. None where nothing is known: a difference with
+        neither seeds nor rows that vary has no interval and no p, unless it is 0.
 
     Raises:
         ValueError: no seeds, or not the same number on both sides.
@@ -175,15 +175,13 @@ def paired_difference(
     if sources or (mean == 0 and (seeds_sd is not None or rows_se is not None)):
         half = float(_half(sources, 1 - level))
         found |= {"low": mean - half, "high": mean + half, "p": _p(mean, sources)}
-    needed = None if seeds_sd is None else seeds_needed(mean, seeds_sd, rows_se, rows, level)
     return {
         **found,
         "relative": _relative(found, float(np.mean(theirs)), better),
         "seeds_sd": seeds_sd,
         "rows_se": rows_se,
         "n": n,
-        "seeds_needed": needed,
-        "rows_needed": None if needed is not None else rows_needed(mean, rows_se, rows, level),
+        "rows": rows,
     }
 
 

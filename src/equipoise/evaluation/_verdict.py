@@ -19,13 +19,18 @@ RULE = (
     "it holds the true difference at least as often as it says, with two seeds too. p is 1 less the level at which it "
     "would just reach 0. A difference whose doubt is not known at all is not tested. Runs are compared only where they "
     "were judged on the same labels. Since many arms and tasks are tested at once, p is corrected by Holm's method over "
-    "all methods, ablations and tuned weights together; models of some of the tasks only, comparisons with single-task "
-    "models, with tuned weights and of the best two arms are families of their own. "
+    "all methods, ablations, tuned weights and arms of one's own together; models of some of the tasks only, comparisons "
+    "with single-task models and with tuned weights are families of their own. Arms with the same numbers in every run are "
+    "one training under several names, and are tested once. "
     "An arm is called better or worse than another only where the corrected p is below 1 less the level of the "
     "intervals; all else is called the same, which means not told apart, not proved equal. An arm beats another where it "
-    "is better on at least one judged metric and worse on none. The best arm is that of the best mean rank, and is called "
-    "certain only where it beats the second. Two tasks should be trained apart where one is worse together than alone, or "
-    "a task where every shared model is worse than its own. The rule was fixed before any result was seen."
+    "is better on at least one judged metric and worse on none. How many seeds or rows would be needed is said for a "
+    "difference of the size that was seen, among as many tests. The best arm is that of the best mean rank, and is called "
+    "certain only where it beats the second; if neither is the baseline, p is then multiplied by the number of all pairs "
+    "of arms and metrics, as it was seen in the results which two these are. Two tasks should be trained apart where one "
+    "is worse together than alone. A task should be trained apart where every model of all tasks is worse than its own: "
+    "the p of that is the largest of those models' p, corrected over the judged metrics. The rule is the same for every "
+    "comparison."
 )
 
 Summary = Mapping[str, Any]
@@ -46,13 +51,15 @@ def verdict(summary: Summary) -> list[str]:
         ]
     else:
         sentences = _against(summary, "differences", summary["baseline"])
+    needed = _needed(summary, "differences", summary["baseline"])
     tuned = next((arm for arm in summary["arms"] if arm["group"] == "tuned" and arm["runs"]), None)
     if tuned is not None and tuned["arm"] != summary["baseline"]:
         sentences += _against(summary, "versus_tuned", tuned["arm"])
+        needed += _needed(summary, "versus_tuned", tuned["arm"])
     return [
         *sentences,
         *_best(summary),
-        *_needed(summary),
+        *needed,
         *_apart(summary),
         *_failed(summary),
         *_warnings(summary),
@@ -103,34 +110,31 @@ def _best(summary: Summary) -> list[str]:
     return [f"{name}, but that it is the best is not certain: {best['runner_up']}, the second, is not beaten."]
 
 
-def _needed(summary: Summary) -> list[str]:
-    """What would tell the best-looking arm that is not told apart from the baseline."""
+def _needed(summary: Summary, key: str, other: str) -> list[str]:
+    """What would tell the best-looking arm from another, if it is not told apart."""
     open_ = [
         (arm["mean_rank"], arm)
         for arm in summary["arms"]
-        if arm["arm"] != summary["baseline"]
+        if arm["arm"] not in (other, summary["baseline"])
         and arm["mean_rank"] is not None
-        and arm["differences"]
-        and all(one["verdict"] == "same" for one in arm["differences"].values())
+        and arm[key]
+        and all(one["verdict"] == "same" for one in arm[key].values())
     ]
     if not open_:
         return []
     arm = min(open_, key=lambda pair: pair[0])[1]
     # Of several metrics that with the clearest difference: it would be told first.
-    name, one = min(arm["differences"].items(), key=lambda pair: (pair[1]["p"] is None, pair[1]["p"]))
+    name, one = min(arm[key].items(), key=lambda pair: (pair[1]["p"] is None, pair[1]["p"]))
     if one["p"] is None or one["mean"] == 0:
         return []
-    start = f"A difference like that of {arm['arm']} and {summary['baseline']} on {name} ({_percent(one)})"
+    start = f"A difference like that of {arm['arm']} and {other} on {name} ({_percent(one)})"
+    among = f", among {one['tests']} differences that are tested together" if one["tests"] > 1 else ""
     if one["seeds_needed"] is not None:
-        more = "" if one["seeds_needed"] > one["n"] else ", if it is tested alone"
-        return [
-            f"{start} would be shown four times in five by {one['seeds_needed']} seeds{more}; there are {one['n']}."
-        ]
+        return [f"{start} would be shown four times in five by {one['seeds_needed']} seeds{among}; there are {one['n']}."]
     if one["rows_needed"] is not None:
-        rows = summary["rows"].get(name.rpartition(".")[0])
         return [
-            f"{start} cannot be shown by more seeds: with {rows} judged rows the rows alone leave too much doubt. About "
-            f"{one['rows_needed']:,} rows would be needed."
+            f"{start} cannot be shown by more seeds: with {one['rows']:,} judged rows the rows alone leave too much doubt. "
+            f"About {one['rows_needed']:,} rows would be needed{among}."
         ]
     if one["n"] > 1:
         return [f"{start} is too small to be shown by 1,000 seeds."]
@@ -140,13 +144,13 @@ def _needed(summary: Summary) -> list[str]:
 def _apart(summary: Summary) -> list[str]:
     """Which tasks pay for being trained with others."""
     sentences = []
-    shared = [arm for arm in summary["arms"] if arm["mean_rank"] is not None]
-    for name in summary["judged"]:
-        found = [arm["versus_single"].get(name) for arm in shared]
-        if found and all(one is not None and one["verdict"] == "worse" for one in found):
+    for name, found in summary["losing"].items():
+        if found["verdict"] == "apart":
             task = name.rpartition(".")[0]
+            least = "" if found["least_loss"] is None else f", by {found['least_loss']:.1f} % at least"
             sentences.append(
-                f"Every shared model is worse on {name} than the model of {task} alone: train {task} apart from the others."
+                f"Every shared model is worse on {name} than the model of {task} alone{least}: train {task} apart from the "
+                "others."
             )
     table = summary["transfer"]
     if table is not None:
@@ -191,6 +195,9 @@ def _warnings(summary: Summary) -> list[str]:
     if few and summary["folds"] is None:
         counts = ", ".join(f"{task} {rows}" for task, rows in few.items())
         sentences.append(f"Few rows are judged ({counts}). With --folds every row is judged once, which tells more.")
+    if summary["unlike"]:
+        said = "; ".join(f"{key}: {', '.join(values)}" for key, values in summary["unlike"].items())
+        sentences.append(f"Runs were made under unlike conditions ({said}), so their times and memory don't compare.")
     if summary["unpaired"]:
         sentences.append(
             f"The judged rows of {', '.join(summary['unpaired'])} are not the same in all runs. Only runs on the same "

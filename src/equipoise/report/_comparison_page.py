@@ -31,6 +31,10 @@ REGIONS = (
     "Scores are parted by how common they were in training: dense, middle and rare. A good mean may hide bad errors where "
     "examples were few."
 )
+EQUAL_TIME = (
+    "Taken from the line between the last evaluation within the time and the next, before any calibration. An arm that "
+    "needs more time is not at the end of its learning rate's schedule by then."
+)
 
 
 def comparison_page(
@@ -169,7 +173,11 @@ def _weights(summary: Mapping[str, Any], arms: Sequence[Arm], gallery: Gallery) 
 
 def _conflict(summary: Mapping[str, Any], arms: Sequence[Arm], gallery: Gallery) -> Html | None:
     views = conflict_views(summary, arms)
-    lead = "Below zero the tasks pull the shared layers in opposite directions. Only arms that measure gradients are drawn."
+    lead = (
+        "Below zero two tasks pull in opposite directions. Each method's gradients are taken where it measures them: at the "
+        "text's representation, or at shared weights. So curves of unlike methods don't compare, and methods that measure "
+        "none aren't drawn; equal(monitor=true) is equal weights that measure."
+    )
     own = [arm for arm in arms if (summary["curves"].get(arm.name) or {}).get("cosines")]
     return section("conflict", "Conflict between tasks", lead, gallery.views(views, own)) if views else None
 
@@ -204,8 +212,12 @@ def _cost(summary: Mapping[str, Any], arms: Sequence[Arm], gallery: Gallery) -> 
     if figures:
         parts.append(gallery.views([View("", figures)], [arm for arm in arms if arm.group not in PARTS]))
     if at_equal_time:
-        parts += [Html("<h3>At equal wall time</h3>"), at_equal_time]
-    return section("cost", "Cost", "Training time leaves evaluation out.", *parts)
+        parts += [Html("<h3>At equal wall time</h3>"), paragraph(EQUAL_TIME), at_equal_time]
+    unlike = "; ".join(f"{key}: {', '.join(values)}" for key, values in (summary.get("unlike") or {}).items())
+    lead = "Training time leaves evaluation out. Memory is the graphics device's where there is one, else the process's."
+    if unlike:
+        lead += f" These runs were made under unlike conditions ({unlike}): their times and memory don't compare."
+    return section("cost", "Cost", lead, *parts)
 
 
 def _failed(arms: Sequence[Arm]) -> Html | None:

@@ -155,17 +155,19 @@ def cost_table(arms: Sequence[Arm]) -> Html:
 
 def equal_time_table(summary: Mapping[str, Any], arms: Sequence[Arm]) -> Html | None:
     """What each arm had reached on validation when the reference time was over."""
-    known = [arm for arm in arms if any(v is not None for v in (arm.facts.get("equal_time") or {}).values())]
+    judged = summary["judged"]
+    found = {arm.name: arm.facts.get("equal_time") or {} for arm in arms}
+    known = [arm for arm in arms if any(one is not None for one in found[arm.name].values())]
     if not known:
         return None
-    places = {judged: decimals([arm.facts["equal_time"].get(judged) for arm in known]) for judged in summary["judged"]}
-    rows = [
-        [arm_cell(arm), *(number(arm.facts["equal_time"].get(judged), places[judged]) for judged in summary["judged"])]
-        for arm in known
-    ]
+    places = {}
+    for name in judged:
+        values = [one for arm in known if (one := found[arm.name].get(name))]
+        places[name] = decimals([one["mean"] for one in values], [half_width(one) for one in values])
+    rows = [[arm_cell(arm), *(plus_minus(found[arm.name].get(name), places[name]) for name in judged)] for arm in known]
     took = seconds(summary.get("equal_time_seconds"))
-    head = ["arm", *(judged_of(judged) for judged in summary["judged"])]
-    return table(head, rows, f"Validation metrics after {took} of training, mean over seeds")
+    head = ["arm", *(judged_of(name) for name in judged)]
+    return table(head, rows, f"Validation metrics after {took} of training, mean ± half of the interval over seeds")
 
 
 def failed_table(arms: Sequence[Arm]) -> Html | None:

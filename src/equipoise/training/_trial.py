@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def run_trial(
     seconds: float | None = None,
     watch: Watch | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    notes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains, judges the best evaluation's weights and writes recipe, history, predictions and, last, `metrics.json`.
 
@@ -50,6 +51,7 @@ def run_trial(
         seconds: stop the training after so many, evaluations left out; None trains all steps.
         watch: may stop a training that leads nowhere. It is then not judged.
         callbacks: transformers' callbacks.
+        notes: what else `training` shall hold, plain data.
 
     Returns:
         What `metrics.json` holds: `splits` (split, task, metric), `training` (what it cost), `versions`. Of a training
@@ -77,6 +79,7 @@ def run_trial(
         best = trainer.load_best()
     # What evaluations take depends on how many there are and not on the method, so it is told apart.
     facts = training_facts(trainer, plan, trainer.clock.seconds, best)
+    facts |= dict(notes or {})
     facts |= {"examples": trainer.rows_trained, "judging_seconds": round(spent - trainer.clock.seconds, 2)}
     found: dict[str, Any] = {"format_version": METRICS_VERSION, "splits": {}, "training": facts, "versions": versions()}
     if judge_at.stopped:
