@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from typer.testing import CliRunner
 import equipoise as eq
 from equipoise import recipe as recipes
 from equipoise.cli import app
-from equipoise.comparison import _work
+from equipoise.comparison import _attempts, _work
 from equipoise.comparison._arms import Arm
 from equipoise.errors import RecipeError, RunError
 from equipoise.training import hold_folder
@@ -129,6 +132,32 @@ def test_a_comparison_that_was_stopped_goes_on(
     assert len(trained) == len(set(trained))
 
 
+def test_a_comparison_that_was_killed_goes_on(recipe: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps({key: value for key, value in recipe.items() if key != "output"}))
+    words = ["compare", str(path), "--methods", "equal,dao", "--seeds", "2", "--threads", "1", "-o"]
+    script = Path(sys.executable).with_name("equipoise")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([str(script), *words, "killed"], cwd=tmp_path, stderr=log, stdout=log)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("killed/runs/*/*/metrics.json"))) < 2 and process.poll() is None:
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    before = {one: one.stat().st_mtime_ns for one in tmp_path.glob("killed/runs/*/*/metrics.json")}
+    assert 2 <= len(before) < 4
+    for name in ("killed", "whole"):
+        done = CliRunner().invoke(app, [*words, str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+    assert {one: one.stat().st_mtime_ns for one in before} == before
+    left, right = (eq.Comparison(tmp_path / name) for name in ("killed", "whole"))
+    pd.testing.assert_frame_equal(left.results, right.results, check_exact=True)
+    assert not list(left.folder.rglob(".*"))
+
+
 def test_one_process_compares_in_a_folder(recipe: dict[str, Any], tmp_path: Path) -> None:
     comparison = eq.compare(recipe, methods=["equal"], seeds=1, output=tmp_path / "c", progress=False)
     before = {path: path.stat().st_mtime_ns for path in comparison.folder.rglob("*")}
@@ -179,6 +208,86 @@ def test_a_training_that_fails_is_told_and_the_others_finish(
     assert "not finite" in arms["hot"]["failed"][0]["reason"]
     assert arms["equal"]["runs"] == arms["coba"]["runs"] == 2
     assert "Traceback" in json.loads((found.folder / "runs/dao/seed-1/failed.json").read_text())["traceback"]
+
+
+def test_what_failed_is_trained_again_when_asked(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_once, trained = _work.run_trial, []
+
+    def full_disk(plan: Any, folder: Path, **kwargs: Any) -> Any:
+        trained.append(folder.parent.name)
+        if plan.recipe.balance.method == "dao" and len(trained) <= 2:
+            raise OSError(28, "No space left on device")
+        return train_once(plan, folder, **kwargs)
+
+    monkeypatch.setattr(_work, "run_trial", full_disk)
+    asked: dict[str, Any] = {"methods": ["equal", "dao"], "seeds": 1, "output": tmp_path / "c", "progress": False}
+    for more, runs in (({}, 0), ({}, 0), ({"retry_failed": True}, 1)):
+        found = eq.compare(recipe, **asked, **more)
+        assert next(arm["runs"] for arm in found.summary["arms"] if arm["arm"] == "dao") == runs
+    assert trained == ["equal", "dao", "dao"]
+
+
+def test_a_training_that_the_kernel_ends_for_want_of_memory_is_given_up(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {"boot": "a", "kills": 7}
+    monkeypatch.setattr(_attempts, "_kernel", lambda: dict(kernel))
+    train_once = _work.run_trial
+
+    class Killed(BaseException):
+        """What no `except` and no `finally` sees, as far as the note is concerned."""
+
+    def killed(plan: Any, folder: Path, **kwargs: Any) -> Any:
+        if plan.recipe.balance.method == "dao":
+            kept.append(folder.with_name(f".{folder.name}.attempt").read_text())
+            raise Killed
+        return train_once(plan, folder, **kwargs)
+
+    def compared(end: dict[str, Any]) -> eq.Comparison:
+        try:
+            return eq.compare(recipe, methods=["dao", "equal"], seeds=1, output=tmp_path / "c", progress=False)
+        except Killed:
+            (tmp_path / "c/runs/dao/.seed-0.attempt").write_text(kept[-1])
+            kernel.update(end)
+            return eq.Comparison(tmp_path / "c")
+
+    kept: list[str] = []
+    monkeypatch.setattr(_work, "run_trial", killed)
+    # Killed, a machine started anew, and two ends for want of memory.
+    for end in ({}, {"boot": "b", "kills": 9}, {"kills": 10}, {"kills": 12}):
+        assert not compared(end).page.exists()
+    summary = compared({}).summary
+    arms = {arm["arm"]: arm for arm in summary["arms"]}
+    assert len(kept) == 4
+    assert arms["dao"]["failed"][0]["reason"].startswith("out of memory: 2 times the kernel has ended the process")
+    assert arms["equal"]["runs"] == 1
+    assert not list((tmp_path / "c").rglob(".*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_the_kernel_tells_how_often_it_had_no_memory() -> None:
+    found = _attempts._kernel()
+    assert set(found) == {"boot", "kills"}
+    assert found["kills"] >= 0
+
+
+def test_data_is_read_once_for_all_runs(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, read_data = [], _work.read_data
+
+    def counted(*args: Any) -> Any:
+        read.append(args)
+        return read_data(*args)
+
+    monkeypatch.setattr(_work, "read_data", counted)
+    _work._read_once.cache_clear()
+    arms = {"cool": {"training.learning_rate": 1e-5}}
+    methods = ["equal", "dao", "single", "tuned-fixed"]
+    eq.compare(recipe, methods=methods, arms=arms, seeds=2, search_trials=2, output=tmp_path / "c", progress=False)
+    assert len(read) == 1
 
 
 def test_a_budget_of_examples_and_of_time(recipe: dict[str, Any], tmp_path: Path) -> None:

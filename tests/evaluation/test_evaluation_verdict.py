@@ -10,7 +10,11 @@ from equipoise.evaluation._verdict import RULE, verdict
 def difference(verdict="same", gain=1.0, p=0.5, **more):
     found = {"mean": -0.01 * gain, "low": -0.02, "high": 0.02, "p": p, "p_holm": p, "verdict": verdict, "n": 3}
     found["relative"] = {"mean": gain, "low": gain - 2, "high": gain + 2}
-    return found | {"seeds_sd": 0.01, "rows_se": 0.01, "seeds_needed": 12, "rows_needed": None, "rows": 5000, "tests": 4} | more
+    return (
+        found
+        | {"seeds_sd": 0.01, "rows_se": 0.01, "seeds_needed": 12, "rows_needed": None, "rows": 5000, "tests": 4}
+        | more
+    )
 
 
 @pytest.fixture
@@ -31,7 +35,10 @@ def test_nothing_beyond_noise(summary):
     first, *others = verdict(summary)
     assert first == "No method differs from equal beyond noise."
     assert len(others) == 1
-    assert "would be shown four times in five by 12 seeds, among 4 differences that are tested together; there are 3." in others[0]
+    assert (
+        "would be shown four times in five by 12 seeds, among 4 differences that are tested together; there are 3."
+        in others[0]
+    )
 
 
 def test_better_worse_and_mixed(summary):
@@ -89,7 +96,10 @@ def test_what_would_be_needed(summary, more, said):
 
 
 def test_tasks_that_pay_are_to_be_trained_apart(summary):
-    summary["losing"] = {"polarity.mse": {"verdict": "apart", "least_loss": 7.24}, "label.macro_f1": {"verdict": "same"}}
+    summary["losing"] = {
+        "polarity.mse": {"verdict": "apart", "least_loss": 7.24},
+        "label.macro_f1": {"verdict": "same"},
+    }
     found = [sentence for sentence in verdict(summary) if "Every shared model" in sentence]
     assert found == [
         "Every shared model is worse on polarity.mse than the model of polarity alone, by 7.2 % at least: train polarity "

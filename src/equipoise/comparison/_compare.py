@@ -41,6 +41,7 @@ def compare(
     tune: Mapping[str, Sequence[Any]] | None = None,
     search_trials: int = 8,
     prune: bool = True,
+    retry_failed: bool = False,
     engine: str = "local",
     workers: int | None = None,
     threads: int | None = None,
@@ -67,6 +68,7 @@ def compare(
         tune: recipe key -> values; every arm chooses its own on validation with the first seed.
         search_trials: trainings of a search over fixed weights.
         prune: stop such trainings early where others lead (successive halving).
+        retry_failed: train again what failed in an earlier call, as after a full disk.
         engine: `local` trains in turn, `ray` on a Ray cluster.
         workers: trainings at once on Ray; None takes what the cluster has room for.
         threads: processor threads of one training; None leaves it to torch (local), or takes one a worker (ray).
@@ -128,7 +130,16 @@ def compare(
     }
     comparison = Comparison.open(output)
     console = Console(quiet=not progress, soft_wrap=True)
-    runner = Runner(comparison, given, settings, unusable, seconds=seconds, examples=examples, console=console)
+    runner = Runner(
+        comparison,
+        given,
+        settings,
+        unusable,
+        seconds=seconds,
+        examples=examples,
+        retry_failed=retry_failed,
+        console=console,
+    )
     with hold_folder(comparison.folder, comparison.lock_file, "compares"):
         summary = runner.run(engine, workers=workers, threads=threads)
     console.print(comparison_table(summary))

@@ -48,6 +48,7 @@ class Runner:
         unusable: arms that were asked for and cannot be made.
         seconds: time limit of one training, or None.
         examples: examples of one training, or None for the recipe's epochs.
+        retry_failed: train again what failed before.
         console: where to print.
     """
 
@@ -60,10 +61,11 @@ class Runner:
         *,
         seconds: float | None,
         examples: int | None,
+        retry_failed: bool,
         console: Console,
     ) -> None:
         self.comparison, self.recipe, self.settings, self.unusable = comparison, recipe, dict(settings), unusable
-        self.seconds, self.examples, self.console = seconds, examples, console
+        self.seconds, self.examples, self.retry_failed, self.console = seconds, examples, retry_failed, console
         # A name of its own each time: what a worker process has read stays with its name.
         self.data_folder = comparison.folder / f".data-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self.found: dict[str, dict[str, Any]] = {}  # arm -> what its search found
@@ -75,8 +77,10 @@ class Runner:
             self._clear_up()
             self.data_folder.mkdir()
             self._read()
+            if self.retry_failed:
+                self._forget_failures()
             before = self._seconds()
-            local = engine == "local"
+            self.engine, local = engine, engine == "local"
             with _threads(threads if local else None), self._display() as display:
                 # A worker imports its work by name, and has no terminal to show steps on.
                 carry_out = in_turn if local else partial(on_ray, workers=workers, threads=threads or 1)
@@ -110,6 +114,12 @@ class Runner:
             self.recipes = [self._by_examples(one, self.examples) for one in self.recipes]
         write_json(self.comparison.settings_file, self.settings)
         shutil.copyfile(self.data.rejected_file, self.comparison.rejected_file)
+
+    def _forget_failures(self) -> None:
+        for job in self._jobs():
+            folder = self.comparison.run(job, self.arms[job.arm].folder).folder
+            if (folder / "failed.json").is_file():
+                shutil.rmtree(folder)
 
     def _by_examples(self, recipe: Recipe, examples: int) -> Recipe:
         """In epochs, so that a single-task model sees its own rows as often as the others see theirs."""
@@ -146,6 +156,7 @@ class Runner:
             "folder": str(folder),
             "data_folder": str(self.data_folder.resolve()),
             "seconds": self.seconds,
+            "engine": self.engine,
         }
 
     # Doing it --------------------------------------------------------------------------------------------------------
@@ -207,7 +218,7 @@ class Runner:
                 if not (folder / "failed.json").is_file():
                     shutil.rmtree(folder, ignore_errors=True)
                     write_json(folder / "failed.json", {"reason": result["reason"]})
-                display.finish(job.name, f"failed: {result['reason']} (to try it again, remove {folder})")
+                display.finish(job.name, f"failed: {result['reason']} (to try it again: --retry-failed)")
             else:
                 display.finish(job.name, self._said(result["metrics"]))
 

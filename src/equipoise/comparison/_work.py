@@ -5,6 +5,7 @@ Data is read, checked and tokenised once a process, however many trainings it ma
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -15,8 +16,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from equipoise import recipe as recipes
 from equipoise.comparison._arms import Arm, settings_of
+from equipoise.comparison._attempts import attempt
 from equipoise.comparison._search import Space, TrialFailed, relative_gain, search
 from equipoise.errors import EquipoiseError
 from equipoise.recipe import Recipe
@@ -34,7 +38,8 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
     """Trains and judges once; a training that fails leaves `failed.json` with the reason.
 
     Args:
-        payload: `recipe` (resolved), `tasks` (None = all), `split_seed`, `folder`, `data_folder`, `seconds` (or None).
+        payload: `recipe` (resolved), `tasks` (None = all), `split_seed`, `folder`, `data_folder`, `seconds` (or None),
+            `engine`.
         callbacks: transformers' callbacks, where the work is done in the caller's own process.
 
     Returns:
@@ -48,10 +53,16 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
         if payload["tasks"] is not None:
             data = data.only(payload["tasks"])
         plan = _plan(recipe, folder, data)
-        metrics = run_trial(plan, folder, seconds=payload["seconds"], callbacks=callbacks)
+        how = {"seconds": payload["seconds"], "callbacks": callbacks, "notes": {"engine": payload["engine"]}}
+        with attempt(folder):
+            return {"metrics": run_trial(plan, folder, **how)}
     except Exception as error:  # whatever a training died of, the other hours of trainings go on
-        return failed(folder, error)
-    return {"metrics": metrics}
+        found = failed(folder, error)
+    # Here the traceback is gone, which held on to the model: what it took of a device is the next training's.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found
 
 
 def _plan(recipe: Recipe, folder: Path, data: RunData) -> Plan:
@@ -120,7 +131,9 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
 
         recipe = settings_of(arm, base, settings)
         plan = _plan(recipe, place, data_for(recipe))
-        found = run_trial(plan, place, seconds=payload["seconds"], watch=watch, callbacks=callbacks)
+        how = {"seconds": payload["seconds"], "callbacks": callbacks, "notes": {"engine": payload["engine"]}}
+        with attempt(place):
+            found = run_trial(plan, place, watch=watch, **how)
         write_json(place / "cost.json", {key: found["training"][key] for key in COST})
         if not found["splits"]:
             return 0.0  # the search has stopped it, and reads no score
@@ -165,16 +178,16 @@ def trial_name(settings: Mapping[str, Any]) -> str:
 
 def data_of(recipe: Recipe, split_seed: int, folder: str) -> RunData:
     """The data of a recipe, read once in this process for all recipes that read the same."""
-    seeded = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": split_seed})})
-    data = seeded.model_dump(mode="json", by_alias=True)
-    model = {key: data["model"][key] for key in ("backbone", "revision", "max_length")}
-    text = json.dumps({"data": data["data"], "tasks": data["tasks"], "model": model, "seed": split_seed})
-    return _read_once(text, json.dumps(data), folder)
+    found = recipe.model_dump(mode="json", by_alias=True)
+    model = {key: found["model"][key] for key in ("backbone", "revision", "trust_remote_code", "max_length")}
+    # All that reading looks at, so that arms which differ in anything else share what was read.
+    read = {"data": found["data"], "tasks": found["tasks"], "model": model, "training": {"seed": split_seed}}
+    return _read_once(json.dumps(read), folder)
 
 
 @lru_cache(maxsize=16)  # of memory-mapped files
-def _read_once(key: str, recipe: str, folder: str) -> RunData:
-    place = Path(folder) / f"{blake2b(key.encode(), digest_size=6).hexdigest()}-{os.getpid()}"
+def _read_once(recipe: str, folder: str) -> RunData:
+    place = Path(folder) / f"{blake2b(recipe.encode(), digest_size=6).hexdigest()}-{os.getpid()}"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     return read_data(Recipe.model_validate(json.loads(recipe)), place)

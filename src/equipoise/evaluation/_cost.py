@@ -93,7 +93,8 @@ def equal_time(arm: Arm, task: str, metric: str, reference: Reference, level: fl
 
 def _kept(run: Run, task: str, metric: str) -> tuple[list[float], list[float]]:
     """Seconds of a run's evaluations, and the value of the best evaluation up to each."""
-    seconds, kept = [], []
+    seconds: list[float] = []
+    kept: list[float] = []
     for line in _evaluations(run):
         value = line["metrics"].get(task, {}).get(metric)
         if value is None:

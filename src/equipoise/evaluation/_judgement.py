@@ -130,7 +130,9 @@ class Judgement:
                 "delta_m": self._delta_m(arm),
                 "mean_rank": self.ranks.get(arm.name),
                 "cost": cost(arm, self.baseline, self._trials(arm, search)),
-                "equal_time": {".".join(pair): equal_time(arm, *pair, self.reference, self.level) for pair in self.judged},
+                "equal_time": {
+                    ".".join(pair): equal_time(arm, *pair, self.reference, self.level) for pair in self.judged
+                },
                 "regions": self._regions(arm),
             }
             for arm in self.by_name.values()
@@ -190,13 +192,13 @@ class Judgement:
             return None
         first, second = (arms[place] for _, place in order[:2])
         found = {
-            ".".join(pair): one
-            for pair in self.judged
-            if (one := self.differences(first, second, *pair)) is not None
+            ".".join(pair): one for pair in self.judged if (one := self.differences(first, second, *pair)) is not None
         }
         # Which two these are was seen in the same numbers: as if every two had been tested.
         tests = comb(len(order), 2) * len(self.judged)
-        judge([(one, self.better[pair]) for pair in self.judged if (one := found.get(".".join(pair)))], self.level, tests)
+        judge(
+            [(one, self.better[pair]) for pair in self.judged if (one := found.get(".".join(pair)))], self.level, tests
+        )
         if self.baseline in (first, second):  # these have been tested, with all others
             known = self.to_baseline[(second if first is self.baseline else first).name]
             for name, one in found.items():

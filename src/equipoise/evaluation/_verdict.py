@@ -130,7 +130,9 @@ def _needed(summary: Summary, key: str, other: str) -> list[str]:
     start = f"A difference like that of {arm['arm']} and {other} on {name} ({_percent(one)})"
     among = f", among {one['tests']} differences that are tested together" if one["tests"] > 1 else ""
     if one["seeds_needed"] is not None:
-        return [f"{start} would be shown four times in five by {one['seeds_needed']} seeds{among}; there are {one['n']}."]
+        return [
+            f"{start} would be shown four times in five by {one['seeds_needed']} seeds{among}; there are {one['n']}."
+        ]
     if one["rows_needed"] is not None:
         return [
             f"{start} cannot be shown by more seeds: with {one['rows']:,} judged rows the rows alone leave too much doubt. "

@@ -214,7 +214,9 @@ def _cost(summary: Mapping[str, Any], arms: Sequence[Arm], gallery: Gallery) -> 
     if at_equal_time:
         parts += [Html("<h3>At equal wall time</h3>"), paragraph(EQUAL_TIME), at_equal_time]
     unlike = "; ".join(f"{key}: {', '.join(values)}" for key, values in (summary.get("unlike") or {}).items())
-    lead = "Training time leaves evaluation out. Memory is the graphics device's where there is one, else the process's."
+    lead = (
+        "Training time leaves evaluation out. Memory is the graphics device's where there is one, else the process's."
+    )
     if unlike:
         lead += f" These runs were made under unlike conditions ({unlike}): their times and memory don't compare."
     return section("cost", "Cost", lead, *parts)
