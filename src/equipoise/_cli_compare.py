@@ -40,7 +40,9 @@ def compare(
         list[str] | None,
         typer.Option(metavar="KEY=A,B", help="Every arm chooses on validation: training.learning_rate=2e-5,1e-4."),
     ] = None,
-    search_trials: Annotated[int, typer.Option(min=1, help="Trainings of a search over fixed weights.")] = 8,
+    search_trials: Annotated[
+        int | None, typer.Option(min=1, help="Trainings of a search over fixed weights; else four a task.")
+    ] = None,
     prune: Annotated[bool, typer.Option(help="Stop trainings of a search early where others lead.")] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
     engine: Annotated[str, typer.Option(help="local: in turn; ray: on a Ray cluster.")] = "local",

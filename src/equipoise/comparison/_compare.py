@@ -22,6 +22,8 @@ __all__ = ["compare"]
 
 FORMAT_VERSION = 1
 DEFAULT_METHODS = ("equal", "dao", "tuned-fixed", "single")
+#: K tasks have K - 1 free weights, each over three orders of magnitude.
+TRIALS_A_TASK = 4
 UNITS = {"s": 1, "min": 60, "h": 3600}
 #: More are a mistake: a seed where a number of seeds is expected.
 MOST_SEEDS = 10_000
@@ -39,7 +41,7 @@ def compare(
     budget: int | str | None = None,
     folds: int | None = None,
     tune: Mapping[str, Sequence[Any]] | None = None,
-    search_trials: int = 8,
+    search_trials: int | None = None,
     prune: bool = True,
     retry_failed: bool = False,
     engine: str = "local",
@@ -66,7 +68,8 @@ def compare(
         budget: of one training: examples (20000), or time (`10min`, `90s`, `1h`); None takes the recipe's epochs.
         folds: cross-validation with so many folds, for small test splits; None uses the recipe's own splits.
         tune: recipe key -> values; every arm chooses its own on validation with the first seed.
-        search_trials: trainings of a search over fixed weights.
+        search_trials: trainings of a search over fixed weights, the first with equal weights; None takes those of the
+            comparison in `output` or, where it is new, four a task.
         prune: stop such trainings early where others lead (successive halving).
         retry_failed: train again what failed in an earlier call, as after a full disk.
         engine: `local` trains in turn, `ray` on a Ray cluster.
@@ -101,6 +104,8 @@ def compare(
     examples, seconds = _budget(budget)
     judged = _judged(metrics, given)
     standing = _standing(output)
+    if search_trials is None:
+        search_trials = standing.get("searched", {}).get("trials") or TRIALS_A_TASK * len(given.tasks)
     made, unusable = expand(methods, given, arms, tune=tune, taken=standing.get("arms", ()))
     settings = {
         "format_version": FORMAT_VERSION,

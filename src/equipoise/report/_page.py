@@ -26,7 +26,6 @@ def page(
     pictures: Mapping[str, Any],
     *,
     file: str = "comparison.html",
-    install: str = "equipoise[compare]",
 ) -> str:
     """The whole document.
 
@@ -36,12 +35,11 @@ def page(
         parts: sections; each has an `id` and an `<h2>`.
         pictures: id of the place -> plotly's data and layout.
         file: what the page is called, for the error.
-        install: what brings plotly along, for the error.
 
     Raises:
         RunError: plotly isn't installed.
     """
-    scripts = [_plotly(file, install), _own("page.js")]
+    scripts = [_plotly(file), _own("page.js")]
     allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     # Plotly writes style attributes, hence inline styles; its icons and ours are data: images.
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -86,12 +84,12 @@ def _contents(parts: Sequence[Html]) -> str:
     return "".join(links)
 
 
-def _plotly(file: str, install: str) -> str:
+def _plotly(file: str) -> str:
     try:
         # Here because it takes a while, and nothing but a page needs it.
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise RunError(f'{file} is drawn with plotly. Install it: pip install "{install}"') from error
+        raise RunError(f"{file} is drawn with plotly. Install it: pip install plotly") from error
     script = str(get_plotlyjs())
     if "</script" in script.lower():
         raise RunError("this version of plotly has a script that can't be put into a page: it contains </script")

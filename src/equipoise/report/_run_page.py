@@ -88,7 +88,7 @@ def run_page(facts: RunFacts, *, beside_run: bool = True) -> str:
         repeat_section(facts),
     ]
     name = facts.run.folder.resolve().name
-    return page(name, _about(facts), parts, gallery.drawn, file="report.html", install="plotly")
+    return page(name, _about(facts), parts, gallery.drawn, file="report.html")
 
 
 def _about(facts: RunFacts) -> str:
