@@ -36,6 +36,7 @@ TITLES = {
 }
 #: How a comparison's test is told in a table.
 MARKS = {"better": "**{}**", "worse": "*{}*"}
+IN_POINTS = ("accuracy", "macro_f1")
 Summary = Mapping[str, Any]
 
 
@@ -47,7 +48,7 @@ def results() -> dict[str, Any]:
 
 def number(value: float, metric: str) -> str:
     """A metric's value with the digits that its doubt leaves."""
-    if metric in ("accuracy", "macro_f1"):
+    if metric in IN_POINTS:
         return f"{value:.3f}"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
@@ -64,7 +65,7 @@ def difference(found: Mapping[str, Any] | None, metric: str, *, interval: bool =
     """
     if not found or found["mean"] is None:
         return "–"
-    in_points = metric in ("accuracy", "macro_f1")
+    in_points = metric in IN_POINTS
     part = {key: 100 * found[key] for key in ("mean", "low", "high")} if in_points else found["relative"]
     if any(part[key] is None for key in ("mean", "low", "high")):
         return "–"
@@ -90,7 +91,7 @@ def part_table(summary: Summary) -> str:
     """Every arm's metrics, and its differences to equal weights."""
     head = ["arm"]
     for task, metric in judged(summary):
-        head += [f"{task} {metric}", "vs equal"]
+        head += [f"{task} {metric}", f"vs equal, {'points' if metric in IN_POINTS else '%'}"]
     rows = []
     for arm in sorted(summary["arms"], key=lambda arm: (arm["group"] in ("single", "pair"), arm["mean_rank"] or 99)):
         twice = arm["arm"] == "dao" and arm_of(summary, "dao/lambda") is not arm  # it stands there as its ablation's
@@ -103,37 +104,38 @@ def part_table(summary: Summary) -> str:
         gain = arm["delta_m"]
         row.append("–" if not gain or gain["mean"] is None else f"{gain['mean']:+.1f}")
         rows.append(row)
-    return table([*head, "Delta_m"], rows)
+    gains = any(row[-1] != "–" for row in rows)
+    return table([*head, "Delta_m"], rows) if gains else table(head, [row[:-1] for row in rows])
 
 
 LADDER = {
     "plain": "plain Trainer, equal weights, rate chosen on validation",
-    "equal": "our rates and schedule, equal weights",
-    "dao/lambda": "+ DAO",
-    "dao/w": "+ data weights alone",
-    "dao/lambda+w": "+ DAO with data weights",
-    "dao/lambda+w+thresholds": "+ DAO, data weights, balanced thresholds",
-    "dao+label density": "+ DAO, label-density weights",
-    "dao+layer decay": "+ DAO, layer-wise decay 0.8",
-    "dao+mean pooling": "+ DAO, mean pooling",
-    "dao+ema": "+ DAO, averaged weights (EMA)",
-    "dao+calibrate": "+ DAO, calibration",
-    "dao+consistency": "+ DAO, consistency (R-Drop)",
-    "dao+consistency+ema": "+ DAO, consistency, EMA",
-    "equal+consistency+ema": "+ consistency, EMA, equal weights",
-    "dao+private block": "+ DAO, a last block of each task's own",
-    "dao+standardized": "+ DAO, standardized scores",
-    "dao+all": "+ DAO, consistency, EMA, calibration",
-    "all+private block": "+ the same, a last block of each task's own",
-    "all+2 private blocks": "+ the same, two last blocks of each task's own",
-    "equal+all": "+ consistency, EMA, calibration, equal weights",
-    "equal+standardized": "+ standardized scores, equal weights",
-    "all+standardized": "+ DAO, standardized scores, consistency, EMA, calibration",
+    "equal": "equal weights",
+    "equal+consistency+ema": "equal weights, consistency, EMA",
+    "equal+all": "equal weights, consistency, EMA, calibration",
+    "equal+standardized": "equal weights, standardized scores",
+    "dao/lambda": "DAO",
+    "dao/w": "equal weights, data weights",
+    "dao/lambda+w": "DAO, data weights",
+    "dao/lambda+w+thresholds": "DAO, data weights, balanced thresholds",
+    "dao+label density": "DAO, label-density weights",
+    "dao+layer decay": "DAO, layer-wise decay 0.8",
+    "dao+mean pooling": "DAO, mean pooling",
+    "dao+ema": "DAO, averaged weights (EMA)",
+    "dao+calibrate": "DAO, calibration",
+    "dao+consistency": "DAO, consistency (R-Drop)",
+    "dao+consistency+ema": "DAO, consistency, EMA",
+    "dao+standardized": "DAO, standardized scores",
+    "dao+private block": "DAO, a last block of each task's own",
+    "dao+all": "DAO, consistency, EMA, calibration",
+    "all+private block": "DAO, consistency, EMA, calibration, a last block of each task's own",
+    "all+2 private blocks": "DAO, consistency, EMA, calibration, two last blocks of each task's own",
+    "all+standardized": "DAO, consistency, EMA, calibration, standardized scores",
 }
 
 
-#: Of FiQA not the cross-validation: it has two seeds, and what two tell of a third is next to nothing.
 LADDER_SETS = ("sst", "fiqa_aspect", "emobank")
+FULL_SETS = ("sst_full", "emobank_full")
 
 
 def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
@@ -142,13 +144,12 @@ def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
     return arms.get(name, arms.get("dao") if name == "dao/lambda" else None)
 
 
-def ladder_table(found: Mapping[str, Any]) -> str:
+def ladder_table(parts: Mapping[str, Any]) -> str:
     """What each means adds, against the plain Trainer."""
-    parts = {name: found[name] for name in LADDER_SETS if name in found}
     columns = {name: (judged(summary)[0], judged(summary)[-1]) for name, summary in parts.items()}
     head = ["arm"]
     for name, ((score, _), (label, _)) in columns.items():
-        head += [f"{TITLES[name].split(': ')[0]}: {score} MSE, %", f"{label} accuracy, points"]
+        head += [f"{TITLES[name].split(': ')[0].split(',')[0]}: {score} MSE, %", f"{label} accuracy, points"]
     rows = []
     for arm, words in LADDER.items():
         if not any(arm_of(summary, arm) for summary in parts.values()):
@@ -185,6 +186,45 @@ def versus(summary: Summary, arm: Mapping[str, Any], rivals: str) -> Mapping[str
     """An arm's differences: those that stand with the arm, or those that `study.py --collect` took beside them."""
     found: Mapping[str, Any] = arm[rivals] if rivals in arm else (summary.get(rivals) or {}).get(arm["arm"], {})
     return found
+
+
+#: The set of one part, and what is asked of it at the top of the page: DAO, and DAO with the default options.
+ANSWERED = ("sst", "sst_full", "fiqa_folds", "fiqa_aspect", "phrasebank_fiqa", "emobank", "emobank_full")
+ROWS = "{} training rows"
+
+
+def answer_table(found: Mapping[str, Any]) -> str:
+    """What balancing does, and what the default options do: the first score and the last class of every set."""
+    rows = []
+    for name in ANSWERED:
+        if name not in found:
+            continue
+        summary = found[name]
+        ours, default = arm_of(summary, "dao/lambda"), arm_of(summary, "dao+all")
+        for task, metric in (judged(summary)[0], judged(summary)[-1]):
+            key = f"{task}.{metric}"
+            cells = [
+                difference((ours or {}).get("differences", {}).get(key), metric),
+                difference((ours or {}).get("versus_tuned", {}).get(key), metric),
+                difference(versus(summary, default, "versus_plain").get(key) if default else None, metric),
+            ]
+            if set(cells) != {"–"}:
+                set_name, _, more = TITLES[name].partition(",")
+                about = f"{set_name},{more}" if more else f"{set_name}, {summary['train_rows']:,} training rows"
+                unit = "points" if metric in IN_POINTS else "error, %"
+                rows.append([about, f"{task} {metric if metric in IN_POINTS else ''}".strip() + f", {unit}", *cells])
+    head = [
+        "set",
+        "",
+        "DAO against equal weights",
+        "DAO against searched constants",
+        "the default recipe against a plain Trainer",
+    ]
+    return table(head, rows)
+
+
+#: Arms beside constants that were searched.
+SEARCHED = ("equal", "dao/lambda", "uncertainty", "famo", "upgrad", "dao+all", "all+private block")
 
 
 #: Against single-task models with the same training options: without any, and with all of them.
@@ -236,12 +276,23 @@ def scales_table(found: Mapping[str, Any]) -> str:
     return table(["weights", "scores", *(f"{task} {metric}" for task, metric in columns)], rows)
 
 
+def some(found: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the parts that have been run."""
+    return {name: found[name] for name in names if name in found}
+
+
 def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
     made = {name: part_table(summary) for name, summary in found.items()}
-    made |= {"ladder": ladder_table(found), "single": single_table(found, COMPARED, "versus_single")}
+    made |= {"answer": answer_table(found), "tuned": single_table(found, SEARCHED, "versus_tuned")}
+    made |= {
+        "ladder": ladder_table(some(found, *LADDER_SETS)),
+        "single": single_table(found, COMPARED, "versus_single"),
+    }
     made["regions"] = region_table(found)
+    if some(found, *FULL_SETS):
+        made["full"] = ladder_table(some(found, *FULL_SETS))
     if {"emobank", "emobank_native"} <= set(found):
         made["scales"] = scales_table(found)
     if any(summary.get("versus_alone") for summary in found.values()):
@@ -340,7 +391,7 @@ def forest(parts: Mapping[str, Summary], picture: Forest) -> None:
 
 
 def _panel(axis: Any, summary: Summary, names: Sequence[str], picture: Forest, task: str, metric: str) -> None:
-    in_points = metric in ("accuracy", "macro_f1")
+    in_points = metric in IN_POINTS
     for row, name in enumerate(names):
         arm = arm_of(summary, name)
         found = versus(summary, arm, picture.rivals).get(f"{task}.{metric}") if arm else None
@@ -374,11 +425,11 @@ BELOW = (
     "Blue, orange: told apart after Holm's correction."
 )
 STEPS = {
-    "equal": "our rates and schedule, equal weights",
-    "dao/lambda": "+ DAO",
-    "equal+all": "+ consistency, EMA, calibration, equal weights",
-    "dao+all": "+ both: the default recipe",
-    "all+private block": "+ a last block of each task's own",
+    "equal": "equal weights, our rates and schedule",
+    "dao/lambda": "DAO",
+    "equal+all": "equal weights, all options",
+    "dao+all": "DAO, all options: the default",
+    "all+private block": "the default, private last block",
 }
 ALONE = {
     "equal+all": "equal weights",
@@ -388,26 +439,130 @@ ALONE = {
 }
 
 
+#: Arms of the trade-off and of the curves: name -> how it is called there, and its colour (Okabe and Ito).
+NAMED = {
+    "equal": ("equal", "#5D6B78"),
+    "plain": ("plain Trainer", "#000000"),
+    "tuned-fixed": ("searched constants", "#E69F00"),
+    "dao/lambda": ("DAO", "#0072B2"),
+    "famo": ("FAMO", "#CC79A7"),
+    "uncertainty": ("uncertainty", "#009E73"),
+    "upgrad": ("UPGrad", "#D55E00"),
+    "gradnorm": ("GradNorm", "#D55E00"),
+    "equal+all": ("equal, all options", "#5D6B78"),
+    "dao+all": ("DAO, all options", "#0072B2"),
+    "all+private block": ("… and a private block", "#0072B2"),
+    "dao/w": ("data weights", "#56B4E9"),
+}
+
+
+def trade(summary: Summary) -> None:
+    """What the first score and the last class of a set have of each arm: seeds small, their mean large."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams.update(STYLE)
+    (score, error), (label, accuracy) = judged(summary)[0], judged(summary)[-1]
+    figure, axis = plt.subplots(figsize=(8.2, 5.2), layout="constrained")
+    for name, (words, colour) in NAMED.items():
+        arm = arm_of(summary, name)
+        if arm is None:
+            continue
+        x, y = arm["metrics"][score][error], arm["metrics"][label][accuracy]
+        axis.plot(x["values"], y["values"], ".", color=colour, ms=6, alpha=0.45)
+        axis.plot(x["mean"], y["mean"], "o", color=colour, ms=10, mec="white")
+        axis.annotate(words, (x["mean"], y["mean"]), (7, 6), textcoords="offset points", fontsize=9, color=colour)
+    for task, metric, low in ((score, error, True), (label, accuracy, False)):
+        arm = arm_of(summary, f"single:{task}")
+        if arm is not None:
+            value = arm["metrics"][task][metric]["mean"]
+            (axis.axvline if low else axis.axhline)(value, color=INK, lw=1, ls=(0, (4, 3)))
+    axis.invert_xaxis()
+    axis.set_xlabel(f"{score} {error}, less is better →")
+    axis.set_ylabel(f"{label} {accuracy} →")
+    axis.grid(color=PALE, lw=0.6)
+    axis.set_axisbelow(True)
+    axis.tick_params(axis="y", labelcolor=SOFT)
+    figure.suptitle(
+        f"{TITLES['emobank']}: one score against the class", x=0.01, ha="left", fontsize=13.5, weight="bold"
+    )
+    figure.supxlabel(
+        "Test split; small: a seed, large: the mean of three. Dashed: what models of one task alone reach.",
+        x=0.01, ha="left", fontsize=9, color=SOFT,
+    )  # fmt: skip
+    figure.savefig(IMAGES / "study_trade.png", dpi=130)
+    plt.close(figure)
+
+
+def over_time(summary: Summary) -> None:
+    """Weights of every task, conflict of every two tasks, and validation, against the step."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.rcParams.update(STYLE)
+    tasks = list(summary["tasks"])
+    scores = [".".join(pair) for pair in judged(summary)]
+    pairs = [f"{one}|{tasks[-1]}" for one in tasks[:-1]]
+    kinds = {
+        "weights": (tasks, "weight of {}", ("dao/lambda", "uncertainty", "famo", "gradnorm")),
+        "validation": (scores, "validation, {}", ("equal", "tuned-fixed", "dao/lambda", "dao+all")),
+        "cosines": (pairs, "cosine of {}", ("equal", "dao/lambda")),
+    }
+    figure, axes = plt.subplots(len(kinds), len(tasks), figsize=(12.4, 7.6), layout="constrained")
+    for line, (kind, (names, words, arms)) in zip(axes, kinds.items(), strict=True):
+        for axis, name in zip(line, [*names, *[None] * len(tasks)], strict=False):
+            if name is None:
+                axis.set_visible(False)
+                continue
+            for arm in arms:
+                found = arm_of(summary, arm)
+                curve = (summary["curves"].get(found["arm"]) or {}).get(kind, {}).get(name) if found else None
+                if curve is None:
+                    continue
+                called, colour = NAMED[arm]
+                style = "--" if arm == "dao+all" else "-"
+                mark = "o" if len(curve["step"]) < 5 else None
+                axis.plot(curve["step"], curve["mean"], style, color=colour, lw=1.6, label=called, marker=mark, ms=4)
+                if kind != "validation":
+                    axis.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0)
+            axis.set_title(
+                words.format(name.replace("|", " and ").replace(".", " ")), loc="left", fontsize=10, color=SOFT
+            )
+            axis.grid(axis="y", color=PALE, lw=0.6)
+            axis.tick_params(axis="y", labelcolor=SOFT)
+            if kind == "weights":
+                axis.set_yscale("log")
+            if kind == "cosines":
+                axis.axhline(0, color=INK, lw=0.8)
+        line[0].legend(fontsize=8.5, frameon=False)
+    figure.suptitle(
+        f"{TITLES['emobank']}: what happens while it trains", x=0.01, ha="left", fontsize=13.5, weight="bold"
+    )
+    figure.supxlabel(
+        "Against the step; means of three seeds, weights and cosines with their 95 % interval. "
+        "Cosines are taken at the text's representation.",
+        x=0.01, ha="left", fontsize=9, color=SOFT,
+    )  # fmt: skip
+    figure.savefig(IMAGES / "study_time.png", dpi=130)
+    plt.close(figure)
+
+
 def draw() -> None:
     """Every picture that the results allow."""
     found = results()
-
-    def some(*names: str) -> dict[str, Any]:
-        return {name: found[name] for name in names if name in found}
-
     equal, arms = BELOW.format("equal weights"), {name: name for name in DRAWN}
     pictures = [
         (
-            some("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
+            some(found, "sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
             Forest("Targets scaled alike", equal, arms, "study_alike.png"),
         ),
-        (some("emobank"), Forest("Four tasks that pull apart", equal, arms, "study_apart.png")),
+        (some(found, "emobank"), Forest("Four tasks that pull apart", equal, arms, "study_apart.png")),
         (
-            some("emobank_native", "sst_hundreds"),
+            some(found, "emobank_native", "sst_hundreds"),
             Forest("Targets in their own, unlike units", equal, arms, "study_native.png"),
         ),
         (
-            some(*LADDER_SETS),
+            some(found, *LADDER_SETS),
             Forest(
                 "What each step adds to a plain Trainer",
                 BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
@@ -433,6 +588,9 @@ def draw() -> None:
     for parts, picture in pictures:
         if parts:
             forest(parts, picture)
+    if "emobank" in found:
+        trade(found["emobank"])
+        over_time(found["emobank"])
 
 
 def main() -> int:

@@ -73,8 +73,12 @@ SST = ["polarity.mse", "band.accuracy"]
 EMOBANK = ["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"]
 
 
-#: Arms whose weights over time are drawn.
-DRAWN = ("dao", "dao/lambda", "uncertainty", "famo")
+#: What the page draws over time, and of which arms.
+CURVES = {
+    "weights": ("dao", "dao/lambda", "uncertainty", "famo", "gradnorm"),
+    "cosines": ("equal", "dao", "dao/lambda"),
+    "validation": ("equal", "plain", "tuned-fixed", "dao", "dao/lambda", "famo", "equal+all", "dao+all"),
+}
 
 
 @dataclass(frozen=True)
@@ -187,11 +191,10 @@ def collect() -> None:
     (HERE / "results").mkdir(exist_ok=True)
     for name, part in PARTS.items():
         comparison = eq.Comparison(ROOT / "runs" / "study" / name)
-        standing = {arm["arm"] for arm in comparison.summary["arms"]} if comparison.summary_file.is_file() else set()
-        asked = json.loads(comparison.settings_file.read_text(encoding="utf-8"))["arms"] if standing else []
-        if not {*part.arms, *asked, "equal"} <= standing:  # to compare it now would train what it lacks
+        if not _finished(comparison, part):  # to compare it now would train what it lacks
             print(f"{name}: not finished")
             continue
+        standing = {arm["arm"] for arm in comparison.summary["arms"]}
 
         def versus(rival: str, part: str = name) -> dict[str, dict[str, Any]]:
             other = compare(part, "equal", baseline=rival, progress=False).summary
@@ -204,10 +207,11 @@ def collect() -> None:
                 apart.setdefault(arm, {}).update(found)
         summary = compare(name, "equal", baseline="equal", progress=False).summary
         summary |= {"versus_plain": plain, "versus_alone": apart or None}
-        # Of the curves only what the page's pictures show.
-        summary["curves"] = {
-            arm: {"weights": found["weights"]} for arm, found in summary["curves"].items() if arm in DRAWN
+        kept = {
+            arm: {kind: found[kind] for kind, arms in CURVES.items() if arm in arms and found.get(kind)}
+            for arm, found in summary["curves"].items()
         }
+        summary["curves"] = {arm: found for arm, found in kept.items() if found}
         summary["machine"] = machine()
         summary["command"] = f"python benchmarks/study/study.py {name}"
         calls = [line for line in spent if line["part"] == name]
@@ -219,6 +223,20 @@ def collect() -> None:
         (HERE / "results" / f"{name}.json").write_text(text + "\n", encoding="utf-8")
         comparison.results.to_parquet(HERE / "results" / f"{name}.parquet", index=False)
         print(f"{name}: {'; '.join(summary['verdict'][:2])}")
+
+
+def _finished(comparison: Any, part: Part) -> bool:
+    """Whether every arm that the part has, or that was asked for, has come to an end with every seed."""
+    if not comparison.summary_file.is_file():
+        return False
+    summary = comparison.summary
+    asked = json.loads(comparison.settings_file.read_text(encoding="utf-8"))["arms"]
+    ended = {
+        arm["arm"]
+        for arm in summary["arms"]
+        if arm["runs"] + len({one["seed"] for one in arm["failed"]}) == len(summary["seeds"])
+    }
+    return summary["seeds"] == list(range(part.seeds)) and {*part.arms, *asked, "equal"} <= ended
 
 
 def main() -> None:
