@@ -501,3 +501,25 @@ def test_a_text_of_two_tables_is_in_one_fold(recipe: dict[str, Any], tmp_path: P
         assert not sides["path"] & sides["test"]
         seen += sorted(sides["test"])
     assert len(seen) == len(set(seen)) == len(pd.read_csv(table)["text"].unique())
+
+
+def test_plain_the_ablation_and_private_blocks_are_trained(recipe: dict[str, Any], tmp_path: Path) -> None:
+    arms = {"private block": {"model.private_layers": 1}}
+    found = eq.compare(
+        recipe, methods=["plain", "dao-ablation"], arms=arms, seeds=1, output=tmp_path / "c", progress=False
+    )
+    table = {arm["arm"]: arm for arm in found.summary["arms"]}
+    assert set(table) == {"plain", "dao/lambda", "dao/w", "dao/lambda+w", "private block"}
+    assert all(arm["runs"] == 1 for arm in table.values())
+    metrics = {
+        name: eq.Run(found.folder / "runs" / Arm(name, "method").folder / "seed-0").metrics["training"]
+        for name in table
+    }
+    assert {name: one["private_layers"] for name, one in metrics.items()} == dict.fromkeys(table, 0) | {
+        "private block": 1
+    }
+    assert metrics["plain"]["learning_rate"] in (2e-5, 5e-5, 1e-4)
+    assert table["plain"]["cost"]["search"]["trials"] == 3
+    # Where the weights come from is all that these differ in.
+    values = {name: arm["metrics"]["polarity"]["mse"]["mean"] for name, arm in table.items()}
+    assert len(set(values.values())) == len(values)

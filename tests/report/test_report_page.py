@@ -205,7 +205,7 @@ def test_whatever_comes_from_data_is_text() -> None:
 
 def test_without_plotly_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    with pytest.raises(RunError, match=r'pip install plotly'):
+    with pytest.raises(RunError, match=r"pip install plotly"):
         page_of(summary(arm("equal")))
 
 

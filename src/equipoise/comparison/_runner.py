@@ -26,7 +26,7 @@ from equipoise.comparison._folder import Comparison, Job
 from equipoise.comparison._folds import fold_recipes
 from equipoise.comparison._records import record, search_records, write_results
 from equipoise.comparison._search import require_optuna
-from equipoise.comparison._work import data_of, search_arm, train_one
+from equipoise.comparison._work import data_of, do
 from equipoise.data import text_hashes
 from equipoise.evaluation import summarise
 from equipoise.recipe import Recipe
@@ -84,8 +84,14 @@ class Runner:
             with _threads(threads if local else None), self._display() as display:
                 # A worker imports its work by name, and has no terminal to show steps on.
                 carry_out = in_turn if local else partial(on_ray, workers=workers, threads=threads or 1)
-                self._search(carry_out, partial(search_arm, callbacks=[display]) if local else search_arm, display)
-                self._train(carry_out, partial(train_one, callbacks=[display]) if local else train_one, display)
+                work, done = partial(do, callbacks=[display]) if local else do, partial(self._done, display)
+                searches = self._search_jobs(display)
+                # A search is one worker's, and the others need not wait for it. In turn, all arms of a seed come together.
+                early = [] if local else [name for name in self.arms if name not in searches]
+                if first := [*searches.items(), *self._training_jobs(early, display)]:
+                    carry_out(first, work, done)
+                if second := self._training_jobs([name for name in self.arms if name not in early], display):
+                    carry_out(second, work, done)
             return self._conclude(started, before)
         finally:
             shutil.rmtree(self.data_folder, ignore_errors=True)
@@ -161,7 +167,7 @@ class Runner:
 
     # Doing it --------------------------------------------------------------------------------------------------------
 
-    def _search(self, carry_out: Any, work: Any, display: Display) -> None:
+    def _search_jobs(self, display: Display) -> dict[str, dict[str, Any]]:
         jobs = {}
         for arm in self._searches():
             known = self.comparison.search(arm.folder)
@@ -183,18 +189,15 @@ class Runner:
                 "judged": searched["judged"],
                 "seed": searched["seed"],
             }
+        return jobs
 
-        def done(name: str, result: dict[str, Any]) -> None:
-            self.found[name] = result
-            said = f"failed: {result['reason']}" if "reason" in result else _shown(result["settings"])
-            display.finish(f"{name} search", said, self._trials(self.arms[name]))
-
-        carry_out(jobs.items(), work, done)
-
-    def _train(self, carry_out: Any, work: Any, display: Display) -> None:
-        jobs = {}
+    def _training_jobs(self, arms: Sequence[str], display: Display) -> list[tuple[Job, dict[str, Any]]]:
+        """What the arms lack, and their payloads; whose searches are over."""
+        jobs = []
         for job in self._jobs():
             arm = self.arms[job.arm]
+            if job.arm not in arms:
+                continue
             if self.comparison.outcome(job, arm.folder) is not None:
                 display.skip(1)
                 continue
@@ -209,20 +212,24 @@ class Runner:
                 display.finish(job.name, "the search's best trial")
                 continue
             recipe = settings_of(arm, self.recipes[job.fold or 0], found.get("settings"))
-            jobs[job] = self._payload(recipe, arm, job.seed, run.folder)
+            jobs.append((job, self._payload(recipe, arm, job.seed, run.folder)))
+        return jobs
 
-        def done(job: Job, result: dict[str, Any]) -> None:
-            if "reason" in result:
-                # A worker that was killed could not write it itself.
-                folder = self.comparison.run(job, self.arms[job.arm].folder).folder
-                if not (folder / "failed.json").is_file():
-                    shutil.rmtree(folder, ignore_errors=True)
-                    write_json(folder / "failed.json", {"reason": result["reason"]})
-                display.finish(job.name, f"failed: {result['reason']} (to try it again: --retry-failed)")
-            else:
-                display.finish(job.name, self._said(result["metrics"]))
-
-        carry_out(jobs.items(), work, done)
+    def _done(self, display: Display, job: Job | str, result: dict[str, Any]) -> None:
+        """Keeps what a training, or the search of an arm, came to."""
+        if isinstance(job, str):
+            self.found[job] = result
+            said = f"failed: {result['reason']}" if "reason" in result else _shown(result["settings"])
+            display.finish(f"{job} search", said, self._trials(self.arms[job]))
+        elif "reason" in result:
+            # A worker that was killed could not write it itself.
+            folder = self.comparison.run(job, self.arms[job.arm].folder).folder
+            if not (folder / "failed.json").is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                write_json(folder / "failed.json", {"reason": result["reason"]})
+            display.finish(job.name, f"failed: {result['reason']} (to try it again: --retry-failed)")
+        else:
+            display.finish(job.name, self._said(result["metrics"]))
 
     def _said(self, found: Mapping[str, Any]) -> str:
         split = "validation" if "validation" in found["splits"] else next(iter(found["splits"]))

@@ -28,10 +28,15 @@ from equipoise.runs import write_json
 from equipoise.tasks import Task
 from equipoise.training import Plan, RunData, count_steps, make_plan, read_data, run_trial
 
-__all__ = ["data_of", "search_arm", "train_one", "trial_name"]
+__all__ = ["data_of", "do", "search_arm", "train_one", "trial_name"]
 
 #: Of a trial, what the search and the harness add up.
 COST = ("examples", "seconds", "judging_seconds")
+
+
+def do(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
+    """A search where the payload has a `space`, else a training."""
+    return (search_arm if "space" in payload else train_one)(payload, callbacks)
 
 
 def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict[str, Any]:
