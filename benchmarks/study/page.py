@@ -234,6 +234,32 @@ def answer_table(found: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
+def seeds_table(found: Mapping[str, Any]) -> str:
+    """How many seeds would show what was seen, four times in five."""
+    asked = (
+        ("DAO against equal weights", "dao/lambda", "differences"),
+        ("DAO against searched constants", "dao/lambda", "versus_tuned"),
+        ("the default recipe against a plain Trainer", "dao+all", "versus_plain"),
+    )
+    rows = []
+    for name in ANSWERED:
+        if name not in found:
+            continue
+        summary = found[name]
+        (score, metric), *_ = judged(summary)
+        for words, arm, rivals in asked:
+            one = arm_of(summary, arm)
+            known = versus(summary, one, rivals).get(f"{score}.{metric}") if one else None
+            if not known or known["relative"]["mean"] is None:
+                continue
+            needed = f"{known['seeds_needed']}" if known["seeds_needed"] else "none is enough"
+            if known["rows_needed"]:
+                needed += f": {known['rows_needed']:,} test rows"
+            gain = f"{known['relative']['mean']:+.1f}"
+            rows.append([TITLES[name], f"{words}: {score}", gain, str(known["tests"]), str(known["n"]), needed])
+    return table(["set", "", "seen, %", "tests", "seeds run", "seeds needed"], rows)
+
+
 #: Arms beside constants that were searched.
 SEARCHED = ("equal", "dao/lambda", "uncertainty", "famo", "upgrad", "dao+all", "all+private block")
 
@@ -301,7 +327,7 @@ def tables() -> dict[str, str]:
         "ladder": ladder_table(some(found, *LADDER_SETS)),
         "single": single_table(found, COMPARED, "versus_single"),
     }
-    made["regions"] = region_table(found)
+    made |= {"regions": region_table(found), "seeds": seeds_table(found)}
     if some(found, *FULL_SETS):
         made["full"] = ladder_table(some(found, *FULL_SETS))
     if {"emobank", "emobank_native"} <= set(found):
@@ -450,63 +476,58 @@ ALONE = {
 }
 
 
-#: Arms of the trade-off and of the curves: name -> how it is called there, and its colour (Okabe and Ito).
+#: Arms of the trade-off and of the curves: name -> how it is called there, its colour (Okabe and Ito), its mark.
 NAMED = {
-    "equal": ("equal", "#5D6B78"),
-    "plain": ("plain Trainer", "#000000"),
-    "tuned-fixed": ("searched constants", "#E69F00"),
-    "dao/lambda": ("DAO", "#0072B2"),
-    "famo": ("FAMO", "#CC79A7"),
-    "uncertainty": ("uncertainty", "#009E73"),
-    "upgrad": ("UPGrad", "#D55E00"),
-    "gradnorm": ("GradNorm", "#D55E00"),
-    "equal+all": ("equal, all options", "#5D6B78"),
-    "dao+all": ("DAO, all options", "#0072B2"),
-    "all+private block": ("… and a private block", "#0072B2"),
-    "dao/w": ("data weights", "#56B4E9"),
+    "plain": ("plain Trainer", "#000000", "X"),
+    "equal": ("equal weights", "#5D6B78", "o"),
+    "dao/w": ("data weights", "#56B4E9", "v"),
+    "upgrad": ("UPGrad", "#D55E00", "^"),
+    "uncertainty": ("uncertainty weighting", "#009E73", "D"),
+    "famo": ("FAMO", "#CC79A7", "P"),
+    "gradnorm": ("GradNorm", "#8C564B", "p"),
+    "tuned-fixed": ("searched constants", "#E69F00", "s"),
+    "dao/lambda": ("DAO", "#0072B2", "o"),
+    "equal+all": ("equal weights, all options", "#B0B8BF", "o"),
+    "dao+all": ("DAO, all options: the default", "#66AEDC", "o"),
+    "all+private block": ("the default, private last block", "#0072B2", "*"),
 }
 
 
-def trade(summary: Summary) -> None:
+def trade(summary: Summary, title: str) -> None:
     """What the first score and the last class of a set have of each arm: seeds small, their mean large."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
     mpl.rcParams.update(STYLE)
     (score, error), (label, accuracy) = judged(summary)[0], judged(summary)[-1]
-    figure, axis = plt.subplots(figsize=(8.2, 5.2), layout="constrained")
-    for name, (words, colour) in NAMED.items():
+    figure, axis = plt.subplots(figsize=(10.2, 5.2), layout="constrained")
+    for name, (words, colour, mark) in NAMED.items():
         arm = arm_of(summary, name)
         if arm is None:
             continue
         x, y = arm["metrics"][score][error], arm["metrics"][label][accuracy]
-        axis.plot(x["values"], y["values"], ".", color=colour, ms=6, alpha=0.45)
-        axis.plot(x["mean"], y["mean"], "o", color=colour, ms=10, mec="white")
-        axis.annotate(words, (x["mean"], y["mean"]), (7, 6), textcoords="offset points", fontsize=9, color=colour)
-    for task, metric, low in ((score, error, True), (label, accuracy, False)):
+        axis.plot(x["values"], y["values"], mark, color=colour, ms=4, alpha=0.5, mew=0)
+        axis.plot(x["mean"], y["mean"], mark, color=colour, ms=15 if mark == "*" else 11, mec="white", label=words)
+    for task, metric, line in ((score, error, axis.axvline), (label, accuracy, axis.axhline)):
         arm = arm_of(summary, f"single:{task}")
         if arm is not None:
-            value = arm["metrics"][task][metric]["mean"]
-            (axis.axvline if low else axis.axhline)(value, color=INK, lw=1, ls=(0, (4, 3)))
+            line(arm["metrics"][task][metric]["mean"], color=INK, lw=1, ls=(0, (4, 3)))
     axis.invert_xaxis()
     axis.set_xlabel(f"{score} {error}, less is better →")
     axis.set_ylabel(f"{label} {accuracy} →")
     axis.grid(color=PALE, lw=0.6)
     axis.set_axisbelow(True)
     axis.tick_params(axis="y", labelcolor=SOFT)
-    figure.suptitle(
-        f"{TITLES['emobank']}: one score against the class", x=0.01, ha="left", fontsize=13.5, weight="bold"
-    )
-    figure.supxlabel(
-        "Test split; small: a seed, large: the mean of three. Dashed: what models of one task alone reach.",
-        x=0.01, ha="left", fontsize=9, color=SOFT,
-    )  # fmt: skip
+    figure.legend(loc="outside right center", frameon=False, fontsize=9.5)
+    figure.suptitle(f"{title}: one score against the class", x=0.01, ha="left", fontsize=13.5, weight="bold")
+    below = "Test split; small: a seed, large: the mean. Dashed: what a model of that task alone reaches."
+    figure.supxlabel(below, x=0.01, ha="left", fontsize=9, color=SOFT)
     figure.savefig(IMAGES / "study_trade.png", dpi=130)
     plt.close(figure)
 
 
-def over_time(summary: Summary) -> None:
-    """Weights of every task, conflict of every two tasks, and validation, against the step."""
+def over_time(summary: Summary, title: str) -> None:
+    """Each task's share of the weights, validation, and the conflict of each with the last, against the step."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
@@ -515,11 +536,11 @@ def over_time(summary: Summary) -> None:
     scores = [".".join(pair) for pair in judged(summary)]
     pairs = [f"{one}|{tasks[-1]}" for one in tasks[:-1]]
     kinds = {
-        "weights": (tasks, "weight of {}", ("dao/lambda", "uncertainty", "famo", "gradnorm")),
-        "validation": (scores, "validation, {}", ("equal", "tuned-fixed", "dao/lambda", "dao+all")),
-        "cosines": (pairs, "cosine of {}", ("equal", "dao/lambda")),
+        "weights": (tasks, "{}: share of the weights", ("uncertainty", "famo", "gradnorm", "dao/lambda")),
+        "validation": (scores, "{}, validation", ("equal", "tuned-fixed", "dao/lambda", "dao+all")),
+        "cosines": (pairs, "{}: cosine of gradients", ("equal", "dao/lambda")),
     }
-    figure, axes = plt.subplots(len(kinds), len(tasks), figsize=(12.4, 7.6), layout="constrained")
+    figure, axes = plt.subplots(len(kinds), len(tasks), figsize=(12.4, 8.0), layout="constrained")
     for line, (kind, (names, words, arms)) in zip(axes, kinds.items(), strict=True):
         for axis, name in zip(line, [*names, *[None] * len(tasks)], strict=False):
             if name is None:
@@ -527,35 +548,47 @@ def over_time(summary: Summary) -> None:
                 continue
             for arm in arms:
                 found = arm_of(summary, arm)
-                curve = (summary["curves"].get(found["arm"]) or {}).get(kind, {}).get(name) if found else None
-                if curve is None:
-                    continue
-                called, colour = NAMED[arm]
-                style = "--" if arm == "dao+all" else "-"
-                mark = "o" if len(curve["step"]) < 5 else None
-                axis.plot(curve["step"], curve["mean"], style, color=colour, lw=1.6, label=called, marker=mark, ms=4)
-                if kind != "validation":
-                    axis.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.12, lw=0)
+                curves = summary["curves"].get(found["arm"], {}).get(kind, {}) if found else {}
+                if name in curves:
+                    _curve(axis, curves, name, arm, share=kind == "weights", band=kind == "cosines")
             axis.set_title(
                 words.format(name.replace("|", " and ").replace(".", " ")), loc="left", fontsize=10, color=SOFT
             )
             axis.grid(axis="y", color=PALE, lw=0.6)
             axis.tick_params(axis="y", labelcolor=SOFT)
             if kind == "weights":
-                axis.set_yscale("log")
+                axis.axhline(1 / len(tasks), color=NAMED["equal"][1], lw=1, ls=(0, (4, 3)))
+                axis.set_ylim(0, 0.75)
+                searched = ((arm_of(summary, "tuned-fixed") or {}).get("settings") or {}).get("balance.weights", {})
+                if name in searched:
+                    axis.axhline(
+                        searched[name] / sum(searched.values()), color=NAMED["tuned-fixed"][1], lw=1, ls=(0, (4, 3))
+                    )
             if kind == "cosines":
                 axis.axhline(0, color=INK, lw=0.8)
+                axis.set_ylim(-0.25, 0.25)
         line[0].legend(fontsize=8.5, frameon=False)
-    figure.suptitle(
-        f"{TITLES['emobank']}: what happens while it trains", x=0.01, ha="left", fontsize=13.5, weight="bold"
+    figure.suptitle(f"{title}: what happens while it trains", x=0.01, ha="left", fontsize=13.5, weight="bold")
+    below = (
+        "Against the step; means over seeds, cosines with their 95 % interval, taken at the text's representation. "
+        "Dashed beside the weights: equal weights (grey) and searched constants (orange)."
     )
-    figure.supxlabel(
-        "Against the step; means of three seeds, weights and cosines with their 95 % interval. "
-        "Cosines are taken at the text's representation.",
-        x=0.01, ha="left", fontsize=9, color=SOFT,
-    )  # fmt: skip
+    figure.supxlabel(below, x=0.01, ha="left", fontsize=9, color=SOFT)
     figure.savefig(IMAGES / "study_time.png", dpi=130)
     plt.close(figure)
+
+
+def _curve(axis: Any, curves: Mapping[str, Any], name: str, arm: str, *, share: bool, band: bool) -> None:
+    """One arm's line. `share`: of all tasks' weights, since methods scale theirs as they like."""
+    words, colour, _ = NAMED[arm]
+    curve = curves[name]
+    values = curve["mean"]
+    if share:
+        values = [value / sum(one["mean"][at] for one in curves.values()) for at, value in enumerate(values)]
+    mark = "o" if len(curve["step"]) < 5 else None
+    axis.plot(curve["step"], values, color=colour, lw=1.6, label=words, marker=mark, ms=4)
+    if band:
+        axis.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
 
 
 def draw() -> None:
@@ -567,7 +600,7 @@ def draw() -> None:
             some(found, "sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
             Forest("Targets scaled alike", equal, arms, "study_alike.png"),
         ),
-        (some(found, "emobank"), Forest("Four tasks that pull apart", equal, arms, "study_apart.png")),
+        (some(found, "emobank"), Forest("Four tasks that compete", equal, arms, "study_apart.png")),
         (
             some(found, "emobank_native", "sst_hundreds"),
             Forest("Targets in their own, unlike units", equal, arms, "study_native.png"),
@@ -600,8 +633,8 @@ def draw() -> None:
         if parts:
             forest(parts, picture)
     if "emobank" in found:
-        trade(found["emobank"])
-        over_time(found["emobank"])
+        trade(found["emobank"], TITLES["emobank"])
+        over_time(found["emobank"], TITLES["emobank"])
 
 
 def main() -> int:
