@@ -97,6 +97,7 @@ class DBMTL(NormBalancer):
         self.beta, self.decay = beta, number("decay", decay, low=0)
         self.add_task_buffer("measured", dtype=torch.int64)
         self.add_task_buffer("averages", 0)
+        self._made: tuple[GradientStatistics, list[Tensor], Tensor] | None = None
 
     def weigh(self, losses: Tensor, present: Tensor, statistics: GradientStatistics | None) -> Tensor:
         """Returns the weights, `[tasks]`: 1 / L where `combine` has the rest, else with the lengths too."""
@@ -114,6 +115,7 @@ class DBMTL(NormBalancer):
         if statistics.at != "parameters":
             return None
         averages, norms = self._averaged(statistics, weights)
+        self._made = statistics, averages, norms
         factors = self._lengthened(norms).where(statistics.present, 0)
         return [torch.tensordot(factors.to(average), average, dims=1) for average in averages]
 
@@ -126,7 +128,9 @@ class DBMTL(NormBalancer):
             super().observe(losses, present, replace(statistics, norms=statistics.norms * inverse))
             self.measured += statistics.present & self.active
             return
-        averages, norms = self._averaged(statistics, inverse)
+        # They are as many numbers as all tasks' gradients: `combine` has made them for the same losses, if it was asked.
+        made, self._made = self._made, None
+        averages, norms = made[1:] if made and made[0] is statistics else self._averaged(statistics, inverse)
         self.averages = torch.cat([average.flatten(1).to(self.averages) for average in averages], dim=1)
         self.norms.copy_(norms)
         self.active.copy_((norms > 0).where(statistics.present, self.active))
@@ -142,13 +146,14 @@ class DBMTL(NormBalancer):
         sizes = [stack[0].numel() for stack in gradients]
         before = torch.split(sized(self, "averages", sum(sizes)), sizes, dim=1)
         kept, squares, averages = self._kept(), torch.zeros_like(self.norms), []
+        absent = not bool(statistics.present.all())
         for stack, old in zip(gradients, before, strict=True):
             old = old.reshape(stack.shape).to(stack)
             column = [-1, *[1] * (stack.dim() - 1)]
             part = torch.as_tensor(kept).to(stack).reshape(column)
-            new = part * old + (1 - part) * weights.to(stack).reshape(column) * stack
-            averages.append(new.where(statistics.present.to(stack.device).reshape(column), old))
-            squares += averages[-1].flatten(1).square().sum(1).to(squares)
+            new = torch.lerp(old, weights.to(stack).reshape(column) * stack, 1 - part)
+            averages.append(new.where(statistics.present.to(stack.device).reshape(column), old) if absent else new)
+            squares += torch.linalg.vector_norm(averages[-1].flatten(1), dim=1).square().to(squares)
         return averages, squares.sqrt()
 
     def _lengthened(self, norms: Tensor) -> Tensor:
