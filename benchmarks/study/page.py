@@ -455,7 +455,7 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], picture: Forest, t
 TARGETS = {False: 15.58, True: 1.24}
 DRAWN = (
     "tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad",
-    "dwa", "gradnorm", "imtl_g", "db_mtl", "pcgrad", "nash_mtl",
+    "dwa(window=63)", "gradnorm", "imtl_g", "db_mtl", "pcgrad", "nash_mtl",
 )  # fmt: skip
 BELOW = (
     "Difference to {} on the test split, positive is better; mean and 95 % interval (seeds and test rows). "
@@ -613,6 +613,19 @@ def draw() -> None:
                 + " Dashed: the study's targets.",
                 STEPS,
                 "study_steps.png",
+                "versus_plain",
+                ends=True,
+                targets=True,
+            ),
+        ),
+        (
+            some(found, "sst_again", "emobank_again"),
+            Forest(
+                "Beside a plain Trainer, five fresh seeds",
+                BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
+                + " Dashed: the study's targets.",
+                {"equal": STEPS["equal"], "tuned-fixed": "searched constants"} | STEPS,
+                "study_again.png",
                 "versus_plain",
                 ends=True,
                 targets=True,
