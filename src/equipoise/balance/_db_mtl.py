@@ -146,13 +146,12 @@ class DBMTL(NormBalancer):
         sizes = [stack[0].numel() for stack in gradients]
         before = torch.split(sized(self, "averages", sum(sizes)), sizes, dim=1)
         kept, squares, averages = self._kept(), torch.zeros_like(self.norms), []
-        absent = not bool(statistics.present.all())
         for stack, old in zip(gradients, before, strict=True):
             old = old.reshape(stack.shape).to(stack)
             column = [-1, *[1] * (stack.dim() - 1)]
             part = torch.as_tensor(kept).to(stack).reshape(column)
             new = torch.lerp(old, weights.to(stack).reshape(column) * stack, 1 - part)
-            averages.append(new.where(statistics.present.to(stack.device).reshape(column), old) if absent else new)
+            averages.append(new.where(statistics.present.to(stack.device).reshape(column), old))
             squares += torch.linalg.vector_norm(averages[-1].flatten(1), dim=1).square().to(squares)
         return averages, squares.sqrt()
 
