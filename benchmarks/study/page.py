@@ -567,7 +567,7 @@ def over_time(summary: Summary, title: str) -> None:
             if kind == "cosines":
                 axis.axhline(0, color=INK, lw=0.8)
                 axis.set_ylim(-0.25, 0.25)
-        line[0].legend(fontsize=8.5, frameon=False)
+        line[0].legend(fontsize=8, framealpha=0.85, edgecolor="none", borderpad=0.1)
     figure.suptitle(f"{title}: what happens while it trains", x=0.01, ha="left", fontsize=13.5, weight="bold")
     below = (
         "Against the step; means over seeds, cosines with their 95 % interval, taken at the text's representation. "
