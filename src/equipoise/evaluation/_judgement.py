@@ -220,8 +220,7 @@ class Judgement:
         the judged metrics.
 
         References:
-            Multiparameter Hypothesis Testing and Acceptance Sampling (Berger, 1982), for the intersection-union test
-            https://doi.org/10.1080/00401706.1982.10487790
+            Multiparameter Hypothesis Testing and Acceptance Sampling (Berger, 1982), Technometrics 24, for the intersection-union test
         """
         found: dict[str, dict[str, Any]] = {}
         for pair in self.judged:
