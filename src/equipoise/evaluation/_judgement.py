@@ -220,7 +220,7 @@ class Judgement:
         the judged metrics.
 
         References:
-            Multiparameter Hypothesis Testing and Acceptance Sampling (Berger, 1982), Technometrics 24, for the intersection-union test
+            Multiparameter Hypothesis Testing and Acceptance Sampling (Berger, 1982), Technometrics 24: intersection-union
         """
         found: dict[str, dict[str, Any]] = {}
         for pair in self.judged:
