@@ -47,6 +47,7 @@ def by_name(arms: list[Arm]) -> dict[str, Arm]:
         ({"tasks.label.casefold": True}, ("label",)),
         ({"tasks.label.column": "other"}, ("label",)),
         ({"tasks.label": {"type": "ordinal", "labels": ["a", "b"]}}, ("label",)),
+        ({"tasks.band": {"type": "ordinal", "from": "polarity", "bins": 3}}, ("band",)),
         ({"tasks.label": {"type": "classification", "from": "polarity", "bins": 2}}, ("label",)),
         ({"tasks.polarity.column": "other"}, ("polarity", "band")),  # the bands are made of it
         ({"tasks.topics.separator": ";"}, ("topics",)),
@@ -55,6 +56,7 @@ def by_name(arms: list[Arm]) -> dict[str, Arm]:
         ({"tasks.label.column": "label"}, ()),
         ({"tasks.polarity.scaling": "none", "tasks.polarity.loss": "huber"}, ()),
         ({"tasks.label.class_weights": "balanced", "tasks.topics.threshold": 0.4}, ()),
+        ({"tasks.band.type": "ordinal"}, ()),
         ({"training.epochs": 2}, ()),
         ({"tasks.new": {"type": "classification"}}, ()),
     ],

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sklearn import metrics as reference
 from torch.nn.functional import logsigmoid
 
-from equipoise.errors import DataError
+from equipoise.errors import DataError, RecipeError
 from equipoise.tasks import from_dict, kind
 
 Ordinal = kind("ordinal")
@@ -43,6 +43,40 @@ def test_ranks_follow_the_labels(task):
     assert encoded.reasons == {
         2: "intensity 'extreme' is not one of low, medium, high. Set tasks.intensity.labels, from the lowest up"
     }
+
+
+def test_ranks_derived_from_a_score():
+    score = kind("regression").fit(
+        "polarity", kind("regression").Settings(column="score", range=[-1, 1]), column("-1", "0.5")
+    )
+    training = column("-1", "-0.5", "0.25", "0.75", None, "7")
+    bands = Ordinal.fit("band", Settings(**{"from": "polarity", "bins": 2}), training, source=score)
+    assert (bands.column, bands.labels, bands.thresholds) == ("score", ("bin1", "bin2"), (-0.125,))
+    assert bands.outputs == ["band>bin1"]
+    encoded = bands.encode(training)
+    assert encoded.targets[:4].tolist() == [0.0, 0.0, 1.0, 1.0]
+    assert encoded.reasons == {5: "score '7' is outside the range [-1, 1]"}
+    assert bands.summary(encoded.targets)["thresholds"] == [-0.125]
+
+    again = from_dict(json.loads(json.dumps(bands.to_dict())))
+    assert again == bands
+    assert again.encode(column("-0.125")).targets.tolist() == [1.0]  # a score on a threshold goes up
+
+
+def test_thresholds_with_names_of_their_own():
+    settings = Settings(**{"from": "polarity", "thresholds": [-0.5, 0.5], "labels": LEVELS})
+    score = kind("regression").fit("polarity", kind("regression").Settings(), column("-1", "1"))
+    bands = Ordinal.fit("band", settings, column("-1", "0", "1"), source=score)
+    assert bands.predict(np.array([[5.0, 5.0], [-5.0, 5.0]], np.float32))["band"].tolist() == ["high", "low"]
+    with pytest.raises(ValidationError, match="from and column exclude each other"):
+        Settings(**{"from": "polarity", "bins": 2, "column": "c"})
+    with pytest.raises(RecipeError, match=r"tasks\.band\.from: there is no task 'polarity'"):
+        Ordinal.fit("band", settings, column("-1", "0", "1"))
+
+
+def test_models_saved_before_ranks_could_be_derived(task):
+    saved = {key: value for key, value in task.to_dict().items() if key not in ("thresholds", "source")}
+    assert from_dict(saved) == task
 
 
 def test_loss_by_hand(task):
@@ -139,6 +173,9 @@ def test_impossible_settings(labels):
 
 
 def test_golden_json():
-    golden = json.loads('{"kind": "ordinal", "name": "stars", "column": "rating", "labels": ["1", "2", "5"]}')
+    golden = json.loads(
+        '{"kind": "ordinal", "name": "stars", "column": "rating", "labels": ["1", "2", "5"], "thresholds": null, '
+        '"source": null}'
+    )
     assert Ordinal.fit("stars", Settings(column="rating"), column("5", "1", "2")).to_dict() == golden
     assert from_dict(golden).to_dict() == golden

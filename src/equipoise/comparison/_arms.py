@@ -46,8 +46,10 @@ ONLY = "only"
 #: In an override: the heads learn at the backbone's rate, whatever a search makes of it.
 SAME = "same"
 PLAIN_RATES = (2e-5, 5e-5, 1e-4)
-#: What says of a task, beside its column, what its labels are. Where one of them differs, so does what a metric means.
-LABELS = ("type", "labels", "casefold", "source", "bins", "thresholds", "separator", "empty")
+#: What says of a task, beside its column and kind, what its labels are. Where one of them differs, so does what a metric means.
+LABELS = ("labels", "casefold", "source", "bins", "thresholds", "separator", "empty")
+#: Kinds that learn the same labels, one class a row, and are judged by the same accuracy.
+_EXCLUSIVE = {"classification": "one class", "ordinal": "one class"}
 #: Of a folder's name, in bytes; file systems end at 255.
 LONGEST = 120
 
@@ -217,6 +219,10 @@ def settings_of(arm: Arm, recipe: Recipe, found: Mapping[str, Any] | None = None
     if method != recipe.balance.method:
         # Another method has settings of its own, and a place of its own where it is measured.
         data["balance"] = {"held_out": recipe.balance.held_out}
+    for name, task in recipe.tasks.items():
+        if changes.get(f"tasks.{name}.type", task.type) != task.type:
+            # So has another kind: it gets what the recipe says of the task, and not what it leaves to the old one's defaults.
+            data["tasks"][name] = task.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     for key, value in changes.items():
         *parents, last = key.split(".")
         node = data
@@ -366,7 +372,11 @@ def _checked(arm: Arm, recipe: Recipe) -> Arm:
 def _labels(recipe: Recipe, name: str) -> list[Any]:
     """What makes a task's labels what they are; those of a derived task are made of its source's."""
     task = recipe.tasks[name]
-    own = [task.column or name, *(getattr(task, key, None) for key in LABELS)]
+    own = [
+        task.column or name,
+        _EXCLUSIVE.get(task.type, task.type),
+        *(getattr(task, key, None) or None for key in LABELS),
+    ]
     return own if task.derived_from is None else [own, _labels(recipe, task.derived_from)]
 
 

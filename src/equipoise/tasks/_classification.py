@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, model_validator
 
 from equipoise.errors import DataError, RecipeError
 from equipoise.tasks import _base, _linear, _probabilities, _scores
 from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._derived import DerivableSettings, derive, encode_derived
 from equipoise.tasks._divergences import symmetric_kl
 from equipoise.tasks._labels import (
     Names,
     Weights,
+    check_classes,
     check_unique,
     distinct,
     encode_distinct,
@@ -25,19 +26,15 @@ from equipoise.tasks._labels import (
     listed,
     names_of,
     quoted,
-    shown,
 )
 from equipoise.tasks._temperature import temperature_scale
-from equipoise.tasks._thresholds import balanced_thresholds, class_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-logger = logging.getLogger(__name__)
 
-
-class ClassificationSettings(TaskSettings):
+class ClassificationSettings(DerivableSettings):
     """What a recipe may say of classes."""
 
     type: Literal["classification"] = Field(default="classification", description="one of several classes a text")
@@ -55,53 +52,16 @@ class ClassificationSettings(TaskSettings):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="the share of the target that is spread evenly over all classes"
     )
-    source: str | None = Field(
-        default=None,
-        alias="from",
-        description="the score task that the classes are derived from; needs bins or thresholds",
-    )
-    bins: int | None = Field(
-        default=None, ge=2, description="derive so many classes, as balanced on the training split as ties allow"
-    )
-    thresholds: list[FiniteFloat] | None = Field(
-        default=None,
-        min_length=1,
-        description="derive classes between these scores, which go up; a score on a threshold falls into the upper class",
-    )
-
-    @property
-    def derived_from(self) -> str | None:
-        """The score task that the classes are derived from."""
-        return self.source
 
     @model_validator(mode="after")
     def _possible(self) -> ClassificationSettings:
-        if self.source is None:
-            for key in ("bins", "thresholds"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key} needs from: the score task that the classes are derived from")
-        else:
-            self._possible_derivation()
+        if self.source is not None and self.casefold:
+            raise ValueError("casefold has no effect with from: the classes are derived from numbers")
         if self.labels is not None and self.casefold:
             check_unique([label.casefold() for label in self.labels])
         if isinstance(self.class_weights, dict):
             _check_weights(self.class_weights, self.labels)
         return self
-
-    def _possible_derivation(self) -> None:
-        if self.column is not None:
-            raise ValueError("from and column exclude each other: a derived task reads the column of its source")
-        if self.casefold:
-            raise ValueError("casefold has no effect with from: the classes are derived from numbers")
-        if (self.bins is None) == (self.thresholds is None):
-            raise ValueError(
-                "from needs either bins or thresholds, " + ("not both" if self.bins else "and has neither")
-            )
-        if self.thresholds is not None and any(np.diff(self.thresholds) <= 0):
-            raise ValueError(f"thresholds must go up: {listed([shown(one) for one in self.thresholds])}")
-        bins = self.bins or len(self.thresholds or ()) + 1
-        if self.labels is not None and len(self.labels) != bins:
-            raise ValueError(f"labels gives {len(self.labels)} names for {bins} classes: {listed(self.labels)}")
 
 
 def _check_weights(weights: Mapping[str, float], labels: list[str] | None) -> None:
@@ -158,9 +118,7 @@ class Classification(Task):
     ) -> Classification:
         """See `Task.fit`."""
         if settings.source is not None:
-            if source is None:
-                raise RecipeError(f"tasks.{name}.from: there is no task '{settings.source}'")
-            task = _derived(cls, name, settings, labels, source)
+            task = cls(name, **derive(name, settings, labels, source)._asdict())
         else:
             names = settings.labels
             if names is None:
@@ -173,7 +131,8 @@ class Classification(Task):
             task = cls(name, settings.column or name, tuple(names), settings.casefold)
         encoded = task.encode(labels)
         counts = np.bincount(encoded.targets[~np.isnan(encoded.targets)].astype(np.int64), minlength=task.size)
-        _check_counts(task, counts, encoded, len(labels))
+        by_class = dict(zip(task.labels, counts.tolist(), strict=True))
+        check_classes(name, task.column, by_class, encoded, len(labels))
         weights = _weights(task, settings.class_weights, counts)
         return replace(task, weights=weights, label_smoothing=settings.label_smoothing)
 
@@ -185,9 +144,7 @@ class Classification(Task):
     def encode(self, labels: pa.Array | pa.ChunkedArray) -> Encoded:
         """Class names, or the source's numbers, as text -> class indices `[n]`."""
         if self.source is not None and self.thresholds is not None:
-            values, reasons = self.source.numbers(labels)
-            classes = class_of(values, self.thresholds).astype(np.float32)
-            return Encoded(np.where(np.isnan(values), np.float32("nan"), classes), reasons)
+            return encode_derived(labels, self.source, self.thresholds)
         index = {_key(label, self.casefold): k for k, label in enumerate(self.labels)}
 
         def read(text: str) -> float | str:
@@ -295,39 +252,6 @@ class Classification(Task):
 
 def _key(text: str, casefold: bool) -> str:
     return text.casefold() if casefold else text
-
-
-def _derived(
-    cls: type[Classification], name: str, settings: ClassificationSettings, labels: pa.ChunkedArray, source: Task
-) -> Classification:
-    """The task with its thresholds, as given or as fitted to the source's numbers."""
-    if settings.thresholds is not None:
-        thresholds = settings.thresholds
-    else:
-        values, _ = source.numbers(labels)
-        bins = settings.bins or 2  # the settings have seen to it that there are some
-        try:
-            thresholds = balanced_thresholds(values[~np.isnan(values)], bins)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
-    names = settings.labels or [f"bin{k}" for k in range(1, len(thresholds) + 2)]
-    logger.info("%s: derived from %s at thresholds %s", name, source.name, listed([shown(t) for t in thresholds]))
-    return cls(name, source.column, tuple(names), thresholds=tuple(thresholds), source=source)
-
-
-def _check_counts(task: Classification, counts: NDArray[np.int64], encoded: Encoded, rows: int) -> None:
-    """Refuses fewer than two classes, and logs the classes that cannot be learned for want of an example."""
-    held = [label for label, count in zip(task.labels, counts, strict=True) if count]
-    if len(held) < 2:
-        found = f"only the class {quoted(held[0])}" if held else "no usable label"
-        first = f": {next(iter(encoded.reasons.values()))}" if encoded.reasons else ""
-        raise DataError(
-            f"{task.name}: {found} in column '{task.column}' of the {rows} training rows; at least two classes are "
-            f"needed{first}"
-        )
-    if len(held) < task.size:
-        missing = [label for label in task.labels if label not in held]
-        logger.warning("%s: no training example of %s", task.name, listed(missing))
 
 
 def _weights(

@@ -6,6 +6,7 @@ by Arrow, or once per distinct value; only labels that cannot be used are touche
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BeforeValidator
 
+from equipoise.errors import DataError
 from equipoise.tasks._base import Encoded
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+logger = logging.getLogger(__name__)
 
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 # Targets are float32; a greater number would silently become infinite.
@@ -119,6 +123,30 @@ def names_of(
     """Class indices -> class names, None where there is none."""
     table = np.array([*names, None], dtype=object)
     return table[np.where(np.isnan(indices), len(names), indices).astype(np.int64)]
+
+
+def check_classes(name: str, column: str, counts: Mapping[str, int], encoded: Encoded, rows: int) -> None:
+    """Refuses fewer than two classes, and logs those that cannot be learned for want of an example.
+
+    Args:
+        name: the task's.
+        column: where its labels stand.
+        counts: class -> how many training rows carry it.
+        encoded: of the training rows.
+        rows: how many there are.
+
+    Raises:
+        DataError: there are not two classes.
+    """
+    held = [label for label, count in counts.items() if count]
+    if len(held) < 2:
+        found = f"only the class {quoted(held[0])}" if held else "no usable label"
+        first = f": {next(iter(encoded.reasons.values()))}" if encoded.reasons else ""
+        raise DataError(
+            f"{name}: {found} in column '{column}' of the {rows} training rows; at least two classes are needed{first}"
+        )
+    if missing := [label for label in counts if label not in held]:
+        logger.warning("%s: no training example of %s", name, listed(missing))
 
 
 def are_integers(texts: Iterable[str]) -> bool:

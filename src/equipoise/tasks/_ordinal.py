@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,24 +11,35 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from equipoise.errors import DataError
-from equipoise.tasks import _linear, _probabilities, _scores
+from equipoise.tasks import _base, _linear, _probabilities, _scores
 from equipoise.tasks._base import Encoded, Outputs, Targets, Task, TaskSettings, register
+from equipoise.tasks._derived import DerivableSettings, derive, encode_derived
 from equipoise.tasks._divergences import ordinal_log_probabilities, symmetric_kl
-from equipoise.tasks._labels import Names, are_integers, distinct, encode_distinct, in_order, listed, names_of, quoted
+from equipoise.tasks._labels import (
+    Names,
+    are_integers,
+    check_classes,
+    distinct,
+    encode_distinct,
+    in_order,
+    listed,
+    names_of,
+    quoted,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-logger = logging.getLogger(__name__)
 
-
-class OrdinalSettings(TaskSettings):
+class OrdinalSettings(DerivableSettings):
     """What a recipe may say of ordered classes."""
 
     type: Literal["ordinal"] = Field(default="ordinal", description="one of several classes that have an order")
     labels: Names | None = Field(
-        default=None, description="the classes from the lowest up; may be left out where all labels are whole numbers"
+        default=None,
+        description="the classes from the lowest up; may be left out where all labels are whole numbers, and for a derived "
+        "task",
     )
 
 
@@ -42,6 +52,8 @@ class Ordinal(Task):
 
         loss = -1/(K-1) sum_{k <= y} [ [y > k] log s_k + [y = k] log(1 - s_k) ],    s_k = sigmoid(output k)
         P(y > k) = s_0 ... s_k        predicted rank = #{k: P(y > k) > 1/2}
+
+    A derived task reads the numbers of its source; its rank is the number of thresholds less than or equal to them.
 
     References:
         Deep Neural Networks for Rank-Consistent Ordinal Regression Based On Conditional Probabilities
@@ -74,33 +86,30 @@ class Ordinal(Task):
     name: str
     column: str
     labels: tuple[str, ...]
+    thresholds: tuple[float, ...] | None = None
+    source: Task | None = None
 
     @classmethod
     def fit(
         cls, name: str, settings: OrdinalSettings, labels: pa.ChunkedArray, *, source: Task | None = None
     ) -> Ordinal:
         """See `Task.fit`."""
-        column, names = settings.column or name, settings.labels
-        if names is None:
-            names = in_order(distinct(labels)[1])
-            if not are_integers(names):
-                raise DataError(
-                    f"{name}: the order of {listed(names)} is not known. Set tasks.{name}.labels, from the lowest up"
-                )
-        task = cls(name, column, tuple(names))
+        if settings.source is not None:
+            task = cls(name, **derive(name, settings, labels, source)._asdict())
+        else:
+            names = settings.labels
+            if names is None:
+                names = in_order(distinct(labels)[1])
+                if not are_integers(names):
+                    raise DataError(
+                        f"{name}: the order of {listed(names)} is not known. Set tasks.{name}.labels, from the lowest up"
+                    )
+            task = cls(name, settings.column or name, tuple(names))
         encoded = task.encode(labels)
         ranks = encoded.targets[~np.isnan(encoded.targets)].astype(np.int64)
-        counts = np.bincount(ranks, minlength=len(names))
-        held = [label for label, count in zip(names, counts, strict=True) if count]
-        if len(held) < 2:
-            found = f"only the class {quoted(held[0])}" if held else "no usable label"
-            first = f": {next(iter(encoded.reasons.values()))}" if encoded.reasons else ""
-            raise DataError(
-                f"{name}: {found} in column '{column}' of the {len(labels)} training rows; at least two classes are "
-                f"needed{first}"
-            )
-        if len(held) < len(names):
-            logger.warning("%s: no training example of %s", name, listed([one for one in names if one not in held]))
+        counts = np.bincount(ranks, minlength=len(task.labels))
+        by_class = dict(zip(task.labels, counts.tolist(), strict=True))
+        check_classes(name, task.column, by_class, encoded, len(labels))
         return task
 
     @property
@@ -109,7 +118,9 @@ class Ordinal(Task):
         return [f"{self.name}>{label}" for label in self.labels[:-1]]
 
     def encode(self, labels: pa.Array | pa.ChunkedArray) -> Encoded:
-        """Class names as text -> ranks `[n]`."""
+        """Class names, or the source's numbers, as text -> ranks `[n]`."""
+        if self.source is not None and self.thresholds is not None:
+            return encode_derived(labels, self.source, self.thresholds)
         index = {label: k for k, label in enumerate(self.labels)}
 
         def read(text: str) -> float | str:
@@ -180,19 +191,35 @@ class Ordinal(Task):
         return lambda rows: _conditional_logits(predict(rows))
 
     def summary(self, targets: Targets) -> dict[str, Any]:
-        """`n` and `counts` by class."""
+        """`n` and `counts` by class; `thresholds` of a derived task."""
         held = targets[~np.isnan(targets)].astype(np.int64)
         counts = np.bincount(held, minlength=len(self.labels)).tolist()
-        return {"n": len(held), "counts": dict(zip(self.labels, counts, strict=True))}
+        cuts = {} if self.thresholds is None else {"thresholds": list(self.thresholds)}
+        return {"n": len(held), "counts": dict(zip(self.labels, counts, strict=True)), **cuts}
 
     def to_dict(self) -> dict[str, Any]:
-        """See `Task.to_dict`."""
-        return {"kind": self.kind, "name": self.name, "column": self.column, "labels": list(self.labels)}
+        """See `Task.to_dict`. Holds the source of a derived task, which reads its labels."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "column": self.column,
+            "labels": list(self.labels),
+            "thresholds": None if self.thresholds is None else list(self.thresholds),
+            "source": None if self.source is None else self.source.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ordinal:
         """See `Task.from_dict`."""
-        return cls(data["name"], data["column"], tuple(data["labels"]))
+        # Models of earlier versions have neither thresholds nor source: no ordered class was derived then.
+        thresholds, source = data.get("thresholds"), data.get("source")
+        return cls(
+            data["name"],
+            data["column"],
+            tuple(data["labels"]),
+            None if thresholds is None else tuple(thresholds),
+            None if source is None else _base.from_dict(source),
+        )
 
 
 def _above(outputs: Outputs) -> NDArray[np.float64]:
