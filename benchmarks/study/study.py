@@ -138,7 +138,7 @@ PARTS = {
     "emobank_again": Part(
         "emobank", "plain,equal,tuned-fixed,dao", FRESH, EMOBANK, SUBSET, {"dao+all": RECIPE["dao+all"]}, trials=None
     ),
-    "sst_options": Part("sst", "plain,equal", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | MORE),
+    "sst_options": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | MORE),
     # Native, unlike units: constants that nobody tuned.
     "emobank_native": Part("emobank_native", "equal,tuned-fixed,dao,uncertainty,famo,upgrad", 3, EMOBANK, SUBSET),
     "sst_hundreds": Part("sst_hundreds", "equal,tuned-fixed,dao,uncertainty,famo", 3, SST, SUBSET),
