@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from equipoise.balance import RunningAverage
 from equipoise.balance._dwa import DWA
 from equipoise.errors import BalanceError
 
@@ -28,6 +29,17 @@ def test_by_hand() -> None:
     for _ in range(2):
         assert weights(balancer, a=2.0, b=3.0) == expected(1 / 4, 3)
     assert weights(balancer, a=2.0, b=3.0) == expected(2, 1)
+
+
+@pytest.mark.parametrize(("window", "epoch", "steps"), [(None, 3, 3), (None, None, 100), (2, 3, 2)])
+def test_a_window_is_an_epoch_where_its_length_is_known(window: int | None, epoch: int | None, steps: int) -> None:
+    wrapper = RunningAverage(of=DWA(window=window), decay=0.0)  # what a trainer says to a wrapper is for the one inside
+    wrapper.epoch = epoch
+    balancer = wrapper.of
+    for loss in (4.0, 1.0):
+        for _ in range(steps):
+            assert weights(balancer, a=loss, b=1.0) == {"a": 1.0, "b": 1.0}
+    assert weights(balancer, a=1.0, b=1.0) == expected(1 / 4, 1)
 
 
 @pytest.mark.parametrize("temperature", [2.0, 0.3])

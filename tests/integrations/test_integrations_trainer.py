@@ -149,6 +149,12 @@ def test_accumulated_batches_count_as_one_large_batch(tmp_path: Path) -> None:
     assert logged[0] == pytest.approx(logged[1], rel=1e-5)
 
 
+def test_the_balancer_is_told_how_long_an_epoch_is(tmp_path: Path) -> None:
+    ours = trainer(tmp_path, DAO(tasks=TASKS), gradient_accumulation_steps=2)
+    ours.train()
+    assert ours.balancer.epoch == 8  # 64 rows, one call for each 8 of them
+
+
 def test_every_task_is_logged(tmp_path: Path) -> None:
     ours = trainer(tmp_path, DAO(tasks=TASKS, scale="one"))
     ours.train()

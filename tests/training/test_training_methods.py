@@ -42,6 +42,18 @@ def test_every_method_trains_from_a_recipe(method: str, tiny_recipe: dict[str, A
         assert all(values["weight"] >= 0 or method in {"imtl_g", "aligned_mtl"} for values in line["tasks"].values())
 
 
+def test_dwa_s_windows_are_the_epochs(tiny_recipe: dict[str, Any]) -> None:
+    tiny_recipe["training"] |= {"epochs": 3, "log_every_steps": 1}
+    tiny_recipe["data"] |= {"test": None}
+    run = train(recipe_of("dwa", tiny_recipe), progress=False)
+    lines = [line for line in run.history if "tasks" in line]
+    epoch = len(lines) // 3
+    weights = [[values["weight"] for values in line["tasks"].values()] for line in lines]
+    assert all(weight == 1 for line in weights[: 2 * epoch] for weight in line)
+    assert all(weight != 1 for weight in weights[2 * epoch])
+    assert all(line == weights[2 * epoch] for line in weights[2 * epoch :])
+
+
 def comparable(run: eq.Run) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in {"samples_per_second", "seconds"}} for line in run.history]
 

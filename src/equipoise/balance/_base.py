@@ -54,6 +54,8 @@ class Balancer(TaskState):
             The halves are the even and the odd positions of each task's examples.
 
     Attributes:
+        epoch: how many calls make an epoch, None where nobody has said so. A trainer that knows sets it before the first step;
+            methods whose settings are in epochs read it.
         walks: backward walks of all steps so far (not kept in the state; see `count_walks`): beside the caller's own,
             at the `representation` (heads only) and at `parameters`; `saved` by the caller's own, with nothing to walk.
         checked: what the check for finite numbers read in the last batch, `losses` and `norms`: on the host, unlike `last`.
@@ -120,6 +122,7 @@ class Balancer(TaskState):
         self.process_group: Any = "world"
         # At parameters the losses' graph is freed when it was measured. True keeps it for a backward of one's own.
         self.retain_graph = False
+        self.epoch: int | None = None
         self.walks = {"representation": 0, "parameters": 0, "saved": 0}
         self._record: dict[str, Tensor] = {}  # [tasks] or [tasks, tasks], NaN where there is nothing to tell
         self.checked: dict[str, dict[str, float]] = {"losses": {}, "norms": {}}

@@ -13,6 +13,9 @@ from equipoise.balance._gradients import GradientStatistics
 from equipoise.balance._registry import register
 from equipoise.balance._settings import Scale, choice, number, whole
 
+#: Steps in a window of an epoch of unknown length.
+UNTOLD = 100
+
 
 @register("dwa")
 class DWA(Balancer):
@@ -31,8 +34,9 @@ class DWA(Balancer):
     Args:
         tasks: every task's name; None takes them from the first call, which must then carry all tasks.
         temperature: T, above 0. The paper: 2.
-        window: steps in a window. The paper's window is an epoch; a balancer knows no epochs, so give an epoch's steps
-            for the paper's method. Shorter windows react sooner and follow the noise of batches more.
+        window: steps in a window, 1 or more. None: an epoch's, the paper's window, where a trainer has said how many those
+            are (`epoch`; ours and `BalancedTrainer` do), else 100. Shorter windows react sooner and follow the noise of
+            batches more.
         scale: `"tasks"`: the weights sum to K, as in the paper; `"one"`: to 1.
         monitor: measure gradient norms and cosines at `shared`, so that logs can be compared with other methods.
         monitor_every: measure each so many steps.
@@ -49,9 +53,9 @@ class DWA(Balancer):
         {'a': 0.876, 'b': 1.124}
 
     Note:
-        Ours: `window` in steps, `scale`, and what the paper leaves open: a window's mean is over the steps in which the
-        task was present; a task without an example in a whole window keeps the means it has; r is 1 for a task that
-        has not two means yet, or whose earlier mean is not above 0.
+        Ours: `window` in other steps than an epoch's, `scale`, and what the paper leaves open: a window's mean is over the
+        steps in which the task was present; a task without an example in a whole window keeps the means it has; r is 1
+        for a task that has not two means yet, or whose earlier mean is not above 0.
     """
 
     family = "losses"
@@ -60,7 +64,7 @@ class DWA(Balancer):
     rule = "weight = K softmax(r / T), r_i = mean loss of the last window / of the one before"
     cost = "none"
     state = "mean losses of two windows, sum and count of the running one"
-    ours = "windows in steps in place of epochs, scale; absent tasks keep their means"
+    ours = "windows of any number of steps, scale; absent tasks keep their means"
 
     positive_losses = True
 
@@ -74,7 +78,7 @@ class DWA(Balancer):
         *,
         tasks: Sequence[str] | None = None,
         temperature: float = 2.0,
-        window: int = 100,
+        window: int | None = None,
         scale: Scale = "tasks",
         monitor: bool = False,
         monitor_every: int = 1,
@@ -82,7 +86,7 @@ class DWA(Balancer):
     ) -> None:
         super().__init__(tasks=tasks, on_nonfinite=on_nonfinite, monitor=monitor, monitor_every=monitor_every)
         self.temperature = number("temperature", temperature, low=1e-20)
-        self.window = whole("window", window, low=1)
+        self.window = None if window is None else whole("window", window, low=1)
         self.scale = choice("scale", scale, ("tasks", "one"))
         for name in ("older", "newer", "total"):
             self.add_task_buffer(name)
@@ -102,7 +106,7 @@ class DWA(Balancer):
         """Adds the losses to the running window, and closes the window when it is full."""
         self.total += losses.where(present, 0)
         self.count += present
-        if (self._steps + 1) % self.window:
+        if (self._steps + 1) % (self.window or self.epoch or UNTOLD):
             return
         filled = self.count > 0
         mean = self.total / self.count.clamp(min=1)

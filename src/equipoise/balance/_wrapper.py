@@ -25,6 +25,7 @@ _TAKEN_OVER = (
     "weighted_sum",
     "on_nonfinite",
     "process_group",
+    "epoch",
 )
 
 
@@ -49,8 +50,8 @@ class _Inner:
 class Wrapper(Balancer):
     """Changes what another balancer says. Its state holds the other one's, under `of.`.
 
-    What the other one declares, how it treats what is not finite and its `process_group` are the wrapper's too; setting
-    them on the wrapper sets them there.
+    What the other one declares, how it treats what is not finite, its `process_group` and its `epoch` are the wrapper's too;
+    setting them on the wrapper sets them there.
 
     Args:
         of: the balancer, its name, or a mapping with its name as `method` and its settings.

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
+from transformers.trainer_utils import has_length
 
 from equipoise.balance import Balancer
 from equipoise.errors import BalanceError
@@ -80,6 +81,12 @@ class BalancedLossMixin:
                 f"{found}. Or override task_losses"
             )
         return outputs["losses"], outputs
+
+    def get_train_dataloader(self) -> Any:
+        """The stock Trainer's; the balancer is told how many batches make an epoch, where there is an end to them."""
+        loader = super().get_train_dataloader()  # type: ignore[misc]
+        self.balancer.epoch = len(loader) if has_length(loader) else None
+        return loader
 
     def compute_loss(
         self,

@@ -96,6 +96,10 @@ class Feeds(TrainerCallback):
         self._observed = -1
         self._kept: tuple[dict[str, Any], list[Tensor]] | None = None
 
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Tells the balancer how long an epoch is: it is called once a batch."""
+        self.balancer.epoch = len(kwargs["train_dataloader"])
+
     def before(self) -> None:
         """Before the first batch of a step: losses on held-out rows, another batch of them each time."""
         step: int = self.trainer.state.global_step
