@@ -266,6 +266,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none = all")
     parser.add_argument("--methods", help="these of each part's methods alone")
     parser.add_argument("--collect", action="store_true", help="no training: copy the figures")
+    parser.add_argument(
+        "--no-collect", action="store_true", help="training alone; the figures of all parts are copied later"
+    )
     parser.add_argument("--engine", choices=["ray", "local"], default="ray")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -275,7 +278,8 @@ def main() -> None:
     for name in [] if options.collect else options.parts or PARTS:
         print(f"== {name} ==", flush=True)
         run(name, options.engine, options.workers, options.methods)
-    collect()
+    if not options.no_collect:
+        collect()
 
 
 if __name__ == "__main__":
