@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PAGE, IMAGES = ROOT / "docs" / "study.md", ROOT / "docs" / "images"
@@ -32,6 +34,7 @@ TITLES = {
     "sst_full": "SST, all training rows",
     "emobank_full": "EmoBank, all training rows",
     "sst_again": "SST, five fresh seeds",
+    "sst_options": "SST, what else might help",
     "emobank_again": "EmoBank, five fresh seeds",
     "emobank_native": "EmoBank in its own units (1 to 5)",
     "sst_hundreds": "SST, scores from 0 to 100",
@@ -94,6 +97,7 @@ def part_table(summary: Summary) -> str:
     head = ["arm"]
     for task, metric in judged(summary):
         head += [f"{task} {metric}", f"vs equal, {'points' if metric in IN_POINTS else '%'}"]
+        head += ["macro F1"] if metric == "accuracy" else []
     rows = []
     for arm in sorted(summary["arms"], key=lambda arm: (arm["group"] in ("single", "pair"), arm["mean_rank"] or 99)):
         twice = arm["arm"] == "dao" and arm_of(summary, "dao/lambda") is not arm  # it stands there as its ablation's
@@ -103,6 +107,7 @@ def part_table(summary: Summary) -> str:
         for task, metric in judged(summary):
             found = arm["metrics"].get(task, {}).get(metric)
             row += [cell(found, metric), difference(arm["differences"].get(f"{task}.{metric}"), metric, interval=False)]
+            row += [cell(arm["metrics"].get(task, {}).get("macro_f1"), "macro_f1")] if metric == "accuracy" else []
         gain = arm["delta_m"]
         row.append("–" if not gain or gain["mean"] is None else f"{gain['mean']:+.1f}")
         rows.append(row)
@@ -130,6 +135,11 @@ LADDER = {
     "dao+standardized": "DAO, standardized scores",
     "dao+private block": "DAO, a last block of each task's own",
     "dao+all": "DAO, consistency, EMA, calibration",
+    "all, rate 1e-4": "… half the rate: 1e-4, heads 1e-3",
+    "all, all at 1e-4": "… the plain Trainer's rate: 1e-4, heads too",
+    "all, consistency 3": "… consistency of weight 3",
+    "all+label smoothing": "… label smoothing of .1",
+    "all+ordinal": "… ordered classes (CORN)",
     "all+private block": "DAO, consistency, EMA, calibration, a last block of each task's own",
     "all+2 private blocks": "DAO, consistency, EMA, calibration, two last blocks of each task's own",
     "all+standardized": "DAO, consistency, EMA, calibration, standardized scores",
@@ -165,6 +175,28 @@ def ladder_table(parts: Mapping[str, Any]) -> str:
                     row.append(cell(value, metric))
                 else:
                     row.append(difference(versus(parts[name], one, "versus_plain").get(f"{task}.{metric}"), metric))
+        rows.append(row)
+    return table(head, rows)
+
+
+def options_table(summary: Summary) -> str:
+    """The ladder of one part, with what validation says of each arm, by which it would be chosen."""
+    values = pd.read_parquet(HERE / "results" / "sst_options.parquet")
+    chosen = values[values.split == "validation"].groupby(["arm", "task", "metric"]).value.mean()
+    (score, error), (label, accuracy) = judged(summary)[0], judged(summary)[-1]
+    shown = ((score, error), (label, accuracy), (label, "macro_f1"))
+    head = ["arm", *(f"validation: {task} {metric}".replace("macro_f1", "macro F1") for task, metric in shown)]
+    head += ["test: error, %", "accuracy, points", "macro F1, points"]
+    rows = []
+    for arm, words in LADDER.items():
+        one = arm_of(summary, arm)
+        if one is None:
+            continue
+        known = versus(summary, one, "versus_plain") | summary["macro_f1"]["plain"].get(one["arm"], {})
+        row = [words, *(number(chosen[one["arm"], task, metric], metric) for task, metric in shown)]
+        for task, metric in shown:
+            found = one["metrics"][task].get(metric)
+            row.append(cell(found, metric) if arm == "plain" else difference(known.get(f"{task}.{metric}"), metric))
         rows.append(row)
     return table(head, rows)
 
@@ -212,7 +244,10 @@ def answer_table(found: Mapping[str, Any]) -> str:
             continue
         summary = found[name]
         ours, default = arm_of(summary, "dao/lambda"), arm_of(summary, "dao+all")
-        for task, metric in (judged(summary)[0], judged(summary)[-1]):
+        set_name, _, more = TITLES[name].partition(",")
+        about = f"{set_name},{more}" if more else f"{set_name}, {summary['train_rows']:,} training rows"
+        (score, error), (label, accuracy) = judged(summary)[0], judged(summary)[-1]
+        for task, metric in ((score, error), (label, accuracy)):
             key = f"{task}.{metric}"
             cells = [
                 difference((ours or {}).get("differences", {}).get(key), metric),
@@ -220,10 +255,16 @@ def answer_table(found: Mapping[str, Any]) -> str:
                 difference(versus(summary, default, "versus_plain").get(key) if default else None, metric),
             ]
             if set(cells) != {"–"}:
-                set_name, _, more = TITLES[name].partition(",")
-                about = f"{set_name},{more}" if more else f"{set_name}, {summary['train_rows']:,} training rows"
                 unit = "points" if metric in IN_POINTS else "error, %"
                 rows.append([about, f"{task} {metric if metric in IN_POINTS else ''}".strip() + f", {unit}", *cells])
+        known, key = summary.get("macro_f1") or {}, f"{label}.macro_f1"
+        of_arms = (("equal", ours), ("plain", default))
+        of_equal, of_plain = (
+            difference(known.get(rival, {}).get(arm["arm"], {}).get(key) if arm else None, "macro_f1")
+            for rival, arm in of_arms
+        )
+        if {of_equal, of_plain} != {"–"}:
+            rows.append([about, f"{label} macro F1, points", of_equal, "–", of_plain])
     head = [
         "set",
         "",
@@ -321,13 +362,15 @@ def some(found: Mapping[str, Any], *names: str) -> dict[str, Any]:
 def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
-    made = {name: part_table(summary) for name, summary in found.items()}
+    made = {name: part_table(summary) for name, summary in found.items() if name != "sst_options"}
     made |= {"answer": answer_table(found), "tuned": single_table(found, SEARCHED, "versus_tuned")}
     made |= {
         "ladder": ladder_table(some(found, *LADDER_SETS)),
         "single": single_table(found, COMPARED, "versus_single"),
     }
     made |= {"regions": region_table(found), "seeds": seeds_table(found)}
+    if "sst_options" in found:
+        made["sst_options"] = options_table(found["sst_options"])
     if some(found, *FULL_SETS):
         made["full"] = ladder_table(some(found, *FULL_SETS))
     if {"emobank", "emobank_native"} <= set(found):
