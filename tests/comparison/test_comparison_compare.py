@@ -182,6 +182,26 @@ def test_what_is_unlike_does_not_go_into_one_folder(recipe: dict[str, Any], tmp_
         eq.compare(recipe, methods=["equal"], output=tmp_path / "mine", progress=False)
 
 
+def test_other_metrics_judge_what_stands(recipe: dict[str, Any], tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "methods": ["equal", "tuned-fixed"],
+        "seeds": 1,
+        "output": tmp_path / "c",
+        "progress": False,
+    }
+    found = eq.compare(recipe, search_trials=2, **asked)
+    assert not any("Chosen by" in line for line in found.summary["verdict"])
+    before = {one: one.stat().st_mtime_ns for one in found.folder.glob("runs/**/*") if one.is_file()}
+
+    found = eq.compare(recipe, search_trials=2, metrics=["label.accuracy"], **asked)
+    assert {one: one.stat().st_mtime_ns for one in found.folder.glob("runs/**/*") if one.is_file()} == before
+    assert found.summary["judged"] == ["label.accuracy"]
+    told = "Chosen by polarity.mse, label.macro_f1, not by what is judged here: the settings of tuned-fixed."
+    assert told in found.summary["verdict"]
+    with pytest.raises(RunError, match=r"was made with another search \(trials\)"):
+        eq.compare(recipe, search_trials=3, **asked)
+
+
 def test_a_training_that_fails_is_told_and_the_others_finish(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -148,10 +148,12 @@ class Comparison:
             return settings | {"searched": {**settings["searched"], "seed": seed}}
         before = _read(self.settings_file)
         unlike = [key for key in FIXED if before.get(key) != settings.get(key)]
-        search = {key: value for key, value in before["searched"].items() if key != "seed"}
-        if search != settings["searched"] and any(map(_searched, before["arms"].values())):
-            changed = [key for key, value in search.items() if settings["searched"].get(key) != value]
-            unlike.append(f"search ({', '.join(changed)})")
+        searched = {**settings["searched"], "seed": before["searched"]["seed"]}
+        if any(map(_searched, before["arms"].values())):
+            # The same runs may be judged by other metrics; what was searched stays as it was found.
+            searched["judged"] = before["searched"]["judged"]
+            if changed := [key for key, value in before["searched"].items() if searched.get(key) != value]:
+                unlike.append(f"search ({', '.join(changed)})")
         if unlike:
             raise RunError(
                 f"output: the comparison in '{self.folder}' was made with another {' and '.join(unlike)}, and runs on "
@@ -165,7 +167,7 @@ class Comparison:
         return settings | {
             "arms": before["arms"] | settings["arms"],
             "seeds": sorted({*before["seeds"], *settings["seeds"]}),
-            "searched": {**settings["searched"], "seed": before["searched"]["seed"]},
+            "searched": searched,
         }
 
 

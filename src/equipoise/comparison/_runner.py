@@ -298,8 +298,12 @@ class Runner:
             "training_seconds": round(spent["training"], 2),
             "judging_seconds": round(spent["judging"], 2),
         }
-        if self.settings["folds"] and self._searches():
-            names = ", ".join(arm.name for arm in self._searches())
+        names = ", ".join(arm.name for arm in self._searches())
+        if names and (by := self.settings["searched"]["judged"]) != self.settings["judged"]:
+            summary["verdict"].append(
+                f"Chosen by {', '.join(by)}, not by what is judged here: the settings of {names}."
+            )
+        if names and self.settings["folds"]:
             summary["verdict"].append(
                 f"Chosen on the first fold's training rows, which other folds test on: the settings of {names}."
             )
