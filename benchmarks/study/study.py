@@ -59,8 +59,15 @@ MORE = {
 }
 #: A last block of each task's own: for tasks that fight.
 BLOCK = {"all+private block": DAO | TOGETHER | {"model.private_layers": 1}}
-PRIVATE = {"dao+private block": DAO | {"model.private_layers": 1}} | BLOCK
 TWO_BLOCKS = {"all+2 private blocks": DAO | TOGETHER | {"model.private_layers": 2}}
+PRIVATE = {"dao+private block": DAO | {"model.private_layers": 1}} | BLOCK
+
+
+def first(task: str) -> dict[str, dict[str, Any]]:
+    """One task named as the one that matters: pushed ten times as hard as DAO would, or as the primary one of PCD."""
+    harder = {"balance.method": "priority", "balance.of": "dao", "balance.priorities": {task: 10.0}}
+    primary = {"balance.method": "pcd", "balance.primary": task}
+    return {f"dao, {task} first": harder, f"pcd, {task} first": primary, f"all, {task} first": harder | TOGETHER}
 
 
 def standardized(*tasks: str) -> dict[str, dict[str, Any]]:
@@ -124,7 +131,13 @@ PARTS = {
         | alone("valence", "arousal", "dominance", "genre"),
     ),
     # All rows, five seeds: the set is small.
-    "fiqa_aspect": Part("fiqa_aspect", f"{CORE},plain", 5, ["polarity.mse", "aspect.accuracy"], arms=RECIPE | BLOCK),
+    "fiqa_aspect": Part(
+        "fiqa_aspect",
+        f"{CORE},plain",
+        5,
+        ["polarity.mse", "aspect.accuracy"],
+        arms=RECIPE | BLOCK | first("polarity") | alone("polarity", "aspect"),
+    ),
     # Its test split has 219 rows: with cross-validation every one of its 1,172 is tested on. Three seeds, five folds each.
     "fiqa_folds": Part("fiqa_aspect", "plain,equal,dao", 3, ["polarity.mse", "aspect.accuracy"], arms=BEST, folds=5),
     "fiqa_classes": Part("fiqa_classes", CORE, 5, ["polarity.mse", "band.accuracy"]),
