@@ -135,6 +135,9 @@ LADDER = {
     "dao+standardized": "DAO, standardized scores",
     "dao+private block": "DAO, a last block of each task's own",
     "dao+all": "DAO, consistency, EMA, calibration",
+    "dao, polarity first": "DAO, polarity ten times as hard",
+    "pcd, polarity first": "PCD, polarity the primary task",
+    "all, polarity first": "DAO, consistency, EMA, calibration, polarity ten times as hard",
     "all, rate 1e-4": "… half the rate: 1e-4, heads 1e-3",
     "all, all at 1e-4": "… the plain Trainer's rate: 1e-4, heads too",
     "all, consistency 3": "… consistency of weight 3",
@@ -306,8 +309,10 @@ SEARCHED = ("equal", "dao/lambda", "uncertainty", "famo", "upgrad", "dao+all", "
 
 
 #: Against single-task models with the same training options: without any, and with all of them.
-COMPARED = ("equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+private block")
-COMPARED_ALL = ("equal+all", "dao+all", "all+private block", "all+2 private blocks")
+COMPARED = (
+    "equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+private block", "dao, polarity first", "pcd, polarity first",
+)  # fmt: skip
+COMPARED_ALL = ("equal+all", "dao+all", "all+private block", "all+2 private blocks", "all, polarity first")
 
 
 #: What might help rare scores and classes, beside what does not try to.
@@ -516,6 +521,7 @@ ALONE = {
     "dao+all": "DAO",
     "all+private block": "DAO, one private block",
     "all+2 private blocks": "DAO, two private blocks",
+    "all, polarity first": "DAO, polarity ten times as hard",
 }
 
 
