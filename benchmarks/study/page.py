@@ -503,6 +503,7 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], picture: Forest, t
 TARGETS = {False: 15.58, True: 1.24}
 DRAWN = (
     "tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad",
+    "dao, polarity first", "pcd, polarity first",
     "dwa(window=63)", "gradnorm", "imtl_g", "db_mtl", "pcgrad", "nash_mtl",
 )  # fmt: skip
 BELOW = (
