@@ -281,8 +281,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none = all")
     parser.add_argument("--methods", help="these of each part's methods alone")
-    parser.add_argument("--collect", action="store_true", help="no training: copy the figures")
-    parser.add_argument(
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--collect", action="store_true", help="no training: copy the figures")
+    only.add_argument(
         "--no-collect", action="store_true", help="training alone; the figures of all parts are copied later"
     )
     parser.add_argument("--engine", choices=["ray", "local"], default="ray")

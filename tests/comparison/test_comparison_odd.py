@@ -67,6 +67,18 @@ def test_tasks_whose_labels_are_others_are_found(overrides: dict[str, Any], expe
     assert arm.other_labels == expected
 
 
+def test_another_kind_keeps_what_it_knows() -> None:
+    tasks = BASE["tasks"] | {
+        "band": BASE["tasks"]["band"] | {"label_smoothing": 0.1, "labels": ["low", "middle", "high"]}
+    }
+    (arm,), unusable = expand([], recipes.load(BASE | {"tasks": tasks}), {"arm": {"tasks.band.type": "ordinal"}})
+    assert not unusable
+    band = settings_of(arm, recipes.load(BASE | {"tasks": tasks})).tasks["band"]
+    assert (band.type, band.labels, band.thresholds) == ("ordinal", ["low", "middle", "high"], [-0.2, 0.2])
+    _, (wrong,) = expand(["equal"], recipe_with(), {"arm": {"tasks.band.type": "ordinary"}})
+    assert "no task type 'ordinary'" in wrong.reason
+
+
 def test_a_grid_over_labels_makes_them_others() -> None:
     recipe = recipe_with()
     (arm,), _ = expand(["equal"], recipe, tune={"tasks.label.casefold": [False, True]})

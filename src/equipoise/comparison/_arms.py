@@ -15,6 +15,7 @@ from equipoise._recipe_problems import check_balance
 from equipoise.comparison._search_space import Space
 from equipoise.errors import RecipeError
 from equipoise.recipe import Recipe
+from equipoise.tasks import kind
 from equipoise.tasks._base import did_you_mean
 
 __all__ = ["FAMILIES", "Arm", "Unusable", "expand", "settings_of"]
@@ -220,9 +221,13 @@ def settings_of(arm: Arm, recipe: Recipe, found: Mapping[str, Any] | None = None
         # Another method has settings of its own, and a place of its own where it is measured.
         data["balance"] = {"held_out": recipe.balance.held_out}
     for name, task in recipe.tasks.items():
-        if changes.get(f"tasks.{name}.type", task.type) != task.type:
-            # So has another kind: it gets what the recipe says of the task, and not what it leaves to the old one's defaults.
-            data["tasks"][name] = task.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        wanted = str(changes.get(f"tasks.{name}.type", task.type))
+        if (
+            wanted != task.type
+        ):  # another kind, too, has settings of its own; what it has in common with the old one stays
+            known = {setting.alias or key for key, setting in kind(wanted).Settings.model_fields.items()}
+            said = task.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            data["tasks"][name] = {key: value for key, value in said.items() if key in known}
     for key, value in changes.items():
         *parents, last = key.split(".")
         node = data

@@ -13,7 +13,7 @@ from equipoise.comparison._arms import Arm
 from equipoise.comparison._folder import Comparison, Job
 from equipoise.comparison._work import trial_name
 from equipoise.runs import Run, atomic_path
-from equipoise.tasks import Task
+from equipoise.tasks import Task, available, kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,11 +116,13 @@ def write_results(path: Path, records: Iterable[Mapping[str, Any]], tasks: Mappi
     """Writes `results.parquet`: one row for each arm, seed, fold, split, task and metric."""
     import pandas as pd
 
+    # An arm may learn a task as another kind, which has metrics of its own.
+    ways = {metric: way for name in available() for metric, way in kind(name).directions.items()}
     rows = []
     for one in records:
         for split, metrics in one["metrics"].items():
             for task, values in metrics.items():
-                directions = tasks[task].selectable()
+                directions = ways | tasks[task].selectable()
                 for metric, value in values.items():
                     if isinstance(value, int | float) or value is None:
                         key = {name: one[name] for name in ("arm", "method", "group", "seed", "fold")}

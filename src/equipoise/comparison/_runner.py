@@ -298,8 +298,8 @@ class Runner:
             "training_seconds": round(spent["training"], 2),
             "judging_seconds": round(spent["judging"], 2),
         }
-        names = ", ".join(arm.name for arm in self._searches())
-        if names and (by := self.settings["searched"]["judged"]) != self.settings["judged"]:
+        names = ", ".join(arm.name for arm in self._searches() if "settings" in self.found.get(arm.name, {}))
+        if names and set(by := self.settings["searched"]["judged"]) != set(self.settings["judged"]):
             summary["verdict"].append(
                 f"Chosen by {', '.join(by)}, not by what is judged here: the settings of {names}."
             )

@@ -85,7 +85,8 @@ class BalancedLossMixin:
     def get_train_dataloader(self) -> Any:
         """The stock Trainer's; the balancer is told how many batches make an epoch, where there is an end to them."""
         loader = super().get_train_dataloader()  # type: ignore[misc]
-        self.balancer.epoch = len(loader) if has_length(loader) else None
+        if has_length(loader):
+            self.balancer.epoch = len(loader)
         return loader
 
     def compute_loss(
