@@ -74,6 +74,7 @@ def difference(found: Mapping[str, Any] | None, metric: str, *, interval: bool =
     part = {key: 100 * found[key] for key in ("mean", "low", "high")} if in_points else found["relative"]
     if any(part[key] is None for key in ("mean", "low", "high")):
         return "–"
+    part = {key: round(part[key], 1) + 0.0 for key in ("mean", "low", "high")}  # no -0.0
     text = f"{part['mean']:+.1f}"
     if interval:
         text += f" ({part['low']:+.1f} to {part['high']:+.1f})"
