@@ -222,9 +222,8 @@ def settings_of(arm: Arm, recipe: Recipe, found: Mapping[str, Any] | None = None
         data["balance"] = {"held_out": recipe.balance.held_out}
     for name, task in recipe.tasks.items():
         wanted = str(changes.get(f"tasks.{name}.type", task.type))
-        if (
-            wanted != task.type
-        ):  # another kind, too, has settings of its own; what it has in common with the old one stays
+        if wanted != task.type:
+            # Another kind, too, has settings of its own; what it has in common with the old one stays.
             known = {setting.alias or key for key, setting in kind(wanted).Settings.model_fields.items()}
             said = task.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             data["tasks"][name] = {key: value for key, value in said.items() if key in known}
