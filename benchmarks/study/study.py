@@ -107,6 +107,7 @@ EMOBANK = ["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"]
 #: What the page draws over time, and of which arms.
 CURVES = {
     "weights": ("dao", "dao/lambda", "uncertainty", "famo", "gradnorm"),
+    "norms": ("equal",),
     "cosines": ("equal", "dao", "dao/lambda"),
     "validation": ("equal", "plain", "tuned-fixed", "dao", "dao/lambda", "famo", "equal+all", "dao+all"),
 }
