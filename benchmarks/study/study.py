@@ -152,7 +152,14 @@ PARTS = {
         arms=RECIPE | BLOCK | first("polarity") | first_with_room("polarity") | alone("polarity", "aspect"),
     ),
     # Its test split has 219 rows: with cross-validation every one of its 1,172 is tested on. Three seeds, five folds each.
-    "fiqa_folds": Part("fiqa_aspect", "plain,equal,dao", 3, ["polarity.mse", "aspect.accuracy"], arms=BEST, folds=5),
+    "fiqa_folds": Part(
+        "fiqa_aspect",
+        "plain,equal,dao",
+        3,
+        ["polarity.mse", "aspect.accuracy"],
+        arms=BEST | first_with_room("polarity") | alone("polarity", "aspect"),
+        folds=5,
+    ),
     "fiqa_classes": Part("fiqa_classes", CORE, 5, ["polarity.mse", "band.accuracy"]),
     "phrasebank_fiqa": Part("phrasebank_fiqa", CORE, 3, ["polarity.mse", "label.accuracy"], SUBSET),
     # All training rows (8,529 and 7,873), for the arms that were best on 2,000 of them.
