@@ -93,6 +93,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in [*lines, *(" | ".join(row) for row in rows)])
 
 
+def shown(arm: str) -> str:
+    """An arm's name on the page: `dao/lambda` is what DAO without data weights is called in its ablation."""
+    return "dao" if arm == "dao/lambda" else arm
+
+
 def part_table(summary: Summary) -> str:
     """Every arm's metrics, and its differences to equal weights."""
     head = ["arm"]
@@ -104,7 +109,7 @@ def part_table(summary: Summary) -> str:
         twice = arm["arm"] == "dao" and arm_of(summary, "dao/lambda") is not arm  # it stands there as its ablation's
         if not arm["runs"] or twice:
             continue
-        row = [f"`{arm['arm']}`"]
+        row = [f"`{shown(arm['arm'])}`"]
         for task, metric in judged(summary):
             found = arm["metrics"].get(task, {}).get(metric)
             row += [cell(found, metric), difference(arm["differences"].get(f"{task}.{metric}"), metric, interval=False)]
@@ -120,7 +125,7 @@ LADDER = {
     "plain": "plain Trainer, equal weights, rate chosen on validation",
     "equal": "equal weights",
     "equal+consistency+ema": "equal weights, consistency, EMA",
-    "equal+all": "equal weights, consistency, EMA, calibration",
+    "equal+all": "the default with equal weights",
     "equal+standardized": "equal weights, standardized scores",
     "dao/lambda": "DAO",
     "dao/w": "equal weights, data weights",
@@ -135,18 +140,20 @@ LADDER = {
     "dao+consistency+ema": "DAO, consistency, EMA",
     "dao+standardized": "DAO, standardized scores",
     "dao+private block": "DAO, a last block of each task's own",
-    "dao+all": "DAO, consistency, EMA, calibration",
+    "dao+all": "**the default**: DAO, consistency, EMA, calibration",
     "dao, polarity first": "DAO, polarity ten times as hard",
     "pcd, polarity first": "PCD, polarity the primary task",
-    "all, polarity first": "DAO, consistency, EMA, calibration, polarity ten times as hard",
-    "all, rate 1e-4": "… half the rate: 1e-4, heads 1e-3",
-    "all, all at 1e-4": "… the plain Trainer's rate: 1e-4, heads too",
-    "all, consistency 3": "… consistency of weight 3",
-    "all+label smoothing": "… label smoothing of .1",
-    "all+ordinal": "… ordered classes (CORN)",
-    "all+private block": "DAO, consistency, EMA, calibration, a last block of each task's own",
-    "all+2 private blocks": "DAO, consistency, EMA, calibration, two last blocks of each task's own",
-    "all+standardized": "DAO, consistency, EMA, calibration, standardized scores",
+    "all, polarity first": "the default, polarity ten times as hard",
+    "all, rate 1e-4": "the default at half the rate: 1e-4, heads 1e-3",
+    "all, all at 1e-4": "the default at the plain Trainer's rate: 1e-4, heads too",
+    "all, consistency 3": "the default, consistency of weight 3",
+    "all, half the rate, consistency 3": "the default at half the rate, consistency of weight 3",
+    "all+label smoothing": "the default, label smoothing of .1",
+    "all+ordinal": "the default, ordered classes (CORN)",
+    "all+private block": "the default, a last block of each task's own",
+    "all+private block, score first": "the default, a last block of each task's own, the score three times as hard",
+    "all+2 private blocks": "the default, two last blocks of each task's own",
+    "all+standardized": "the default, standardized scores",
 }
 
 
@@ -154,9 +161,17 @@ LADDER_SETS = ("sst", "fiqa_aspect", "emobank")
 FULL_SETS = ("sst_full", "emobank_full")
 
 
+SCORE_FIRST = "score first"
+
+
 def arm_of(summary: Summary, name: str) -> Mapping[str, Any] | None:
-    """An arm that has runs. `dao` alone is DAO without data weights, which its ablation calls `dao/lambda`."""
+    """An arm that has runs. `dao` alone is DAO without data weights, which its ablation calls `dao/lambda`.
+
+    `…, score first` is the arm that puts the set's score first, whatever it is called.
+    """
     arms = {arm["arm"]: arm for arm in summary["arms"] if arm["runs"]}
+    if name.endswith(SCORE_FIRST):
+        name = name.removesuffix(SCORE_FIRST) + f"{judged(summary)[0][0]} first"
     return arms.get(name, arms.get("dao") if name == "dao/lambda" else None)
 
 
@@ -217,7 +232,7 @@ def single_table(found: Mapping[str, Any], arms: Sequence[str], rivals: str) -> 
                 row.append(difference(known.get(f"{task}.{metric}"), metric))
             if set(row[2:]) != {"–"}:
                 rows.append(row)
-    return table(["set", "task", *(f"`{arm}`" for arm in arms)], rows)
+    return table(["set", "task", *(f"`{shown(arm)}`" for arm in arms)], rows)
 
 
 def versus(summary: Summary, arm: Mapping[str, Any], rivals: str) -> Mapping[str, Any]:
@@ -226,27 +241,16 @@ def versus(summary: Summary, arm: Mapping[str, Any], rivals: str) -> Mapping[str
     return found
 
 
-#: The set of one part, and what is asked of it at the top of the page: DAO, and DAO with the default options.
-ANSWERED = (
-    "sst",
-    "sst_again",
-    "sst_full",
-    "fiqa_folds",
-    "fiqa_aspect",
-    "phrasebank_fiqa",
-    "emobank",
-    "emobank_again",
-    "emobank_full",
-)
+#: Where few questions were asked, of seeds, rows or folds that had no part in the first answers: the top of the page.
+ANSWERED = ("sst_again", "sst_full", "fiqa_folds", "emobank_again", "emobank_full")
+#: The first answers, of many arms.
+FIRST = ("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa", "emobank")
 
 
-def answer_table(found: Mapping[str, Any]) -> str:
+def answer_table(parts: Mapping[str, Any]) -> str:
     """What balancing does, and what the default options do: the first score and the last class of every set."""
     rows = []
-    for name in ANSWERED:
-        if name not in found:
-            continue
-        summary = found[name]
+    for name, summary in parts.items():
         ours, default = arm_of(summary, "dao/lambda"), arm_of(summary, "dao+all")
         set_name, _, more = TITLES[name].partition(",")
         about = f"{set_name},{more}" if more else f"{set_name}, {summary['train_rows']:,} training rows"
@@ -279,7 +283,7 @@ def answer_table(found: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def seeds_table(found: Mapping[str, Any]) -> str:
+def seeds_table(parts: Mapping[str, Any]) -> str:
     """How many seeds would show what was seen, four times in five."""
     asked = (
         ("DAO against equal weights", "dao/lambda", "differences"),
@@ -287,10 +291,7 @@ def seeds_table(found: Mapping[str, Any]) -> str:
         ("the default recipe against a plain Trainer", "dao+all", "versus_plain"),
     )
     rows = []
-    for name in ANSWERED:
-        if name not in found:
-            continue
-        summary = found[name]
+    for name, summary in parts.items():
         (score, metric), *_ = judged(summary)
         for words, arm, rivals in asked:
             one = arm_of(summary, arm)
@@ -313,7 +314,10 @@ SEARCHED = ("equal", "dao/lambda", "uncertainty", "famo", "upgrad", "dao+all", "
 COMPARED = (
     "equal", "tuned-fixed", "dao/lambda", "upgrad", "dao+private block", "dao, polarity first", "pcd, polarity first",
 )  # fmt: skip
-COMPARED_ALL = ("equal+all", "dao+all", "all+private block", "all+2 private blocks", "all, polarity first")
+COMPARED_ALL = (
+    "equal+all", "dao+all", "all+private block", "all+2 private blocks", "all, polarity first",
+    "all+private block, score first",
+)  # fmt: skip
 
 
 #: What might help rare scores and classes, beside what does not try to.
@@ -332,7 +336,7 @@ def region_table(found: Mapping[str, Any]) -> str:
             if one is None:
                 continue
             regions, classes = one["regions"].get(score), one["regions"].get(label)
-            row = [f"{TITLES[name]}, {score}", f"`{arm}`"]
+            row = [f"{TITLES[name]}, {score}", f"`{shown(arm)}`"]
             row += [cell(part["mse"], "mse") for part in regions["regions"]] if regions else ["–"] * 3
             least = min((part["f1"]["mean"] or 0.0 for part in classes["classes"]), default=None) if classes else None
             rows.append([*row, "–" if least is None else f"{least:.2f}"])
@@ -369,12 +373,13 @@ def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
     made = {name: part_table(summary) for name, summary in found.items() if name != "sst_options"}
-    made |= {"answer": answer_table(found), "tuned": single_table(found, SEARCHED, "versus_tuned")}
+    made |= {"answer": answer_table(some(found, *ANSWERED)), "first": answer_table(some(found, *FIRST))}
+    made["tuned"] = single_table(found, SEARCHED, "versus_tuned")
     made |= {
         "ladder": ladder_table(some(found, *LADDER_SETS)),
         "single": single_table(found, COMPARED, "versus_single"),
     }
-    made |= {"regions": region_table(found), "seeds": seeds_table(found)}
+    made |= {"regions": region_table(found), "seeds": seeds_table(some(found, *ANSWERED, *FIRST))}
     if "sst_options" in found:
         made["sst_options"] = options_table(found["sst_options"])
     if some(found, *FULL_SETS):
@@ -428,6 +433,7 @@ class Forest:
         rivals: which differences: `differences` (equal weights), `versus_plain`, `versus_alone`.
         ends: the first and the last judged metric only.
         targets: whether the study's targets are drawn.
+        macro: the arm beside which the last task's macro F1 is shown too.
     """
 
     title: str
@@ -437,11 +443,18 @@ class Forest:
     rivals: str = "differences"
     ends: bool = False
     targets: bool = False
+    macro: str | None = None
 
     def columns(self, summary: Summary) -> list[tuple[str, str]]:
         """What is judged in the picture."""
         every = judged(summary)
-        return [every[0], every[-1]] if self.ends else every
+        shown = [every[0], every[-1]] if self.ends else every
+        return [*shown, (every[-1][0], "macro_f1")] if self.macro else shown
+
+    def differences(self, summary: Summary, arm: Mapping[str, Any]) -> dict[str, Any]:
+        """Judged metric -> difference to the rival."""
+        macro = summary["macro_f1"][self.macro].get(arm["arm"], {}) if self.macro else {}
+        return {**versus(summary, arm, self.rivals), **macro}
 
 
 def forest(parts: Mapping[str, Summary], picture: Forest) -> None:
@@ -480,7 +493,7 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], picture: Forest, t
     in_points = metric in IN_POINTS
     for row, name in enumerate(names):
         arm = arm_of(summary, name)
-        found = versus(summary, arm, picture.rivals).get(f"{task}.{metric}") if arm else None
+        found = picture.differences(summary, arm).get(f"{task}.{metric}") if arm else None
         if not found or found["mean"] is None:
             continue
         part = {k: 100 * found[k] for k in ("mean", "low", "high")} if in_points else found["relative"]
@@ -488,24 +501,30 @@ def _panel(axis: Any, summary: Summary, names: Sequence[str], picture: Forest, t
         axis.plot([part["low"], part["high"]], [row, row], color=colour, lw=2, solid_capstyle="round", alpha=0.75)
         axis.plot(part["mean"], row, "o", color=colour, ms=5.5)
     axis.axvline(0, color=INK, lw=0.8)
-    if picture.targets:
-        axis.axvline(TARGETS[in_points], color=COLOURS["worse"], lw=1, ls=(0, (4, 3)))
+    if picture.targets and metric in TARGETS:
+        axis.axvline(TARGETS[metric], color=COLOURS["worse"], lw=1, ls=(0, (4, 3)))
     axis.set_yticks(range(len(names)), [picture.arms[name] for name in names])
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.grid(axis="x", color=PALE, lw=0.6)
     axis.set_axisbelow(True)
     axis.text(
-        0, 1.01, f"{task} {metric}, {'points' if in_points else '%'}", transform=axis.transAxes, color=SOFT, va="bottom"
+        0,
+        1.01,
+        f"{task} {metric.replace('_f1', ' F1')}, {'points' if in_points else '%'}",
+        transform=axis.transAxes,
+        color=SOFT,
+        va="bottom",
     )
 
 
 #: Score errors in per cent, accuracies in points: DAO's paper.
-TARGETS = {False: 15.58, True: 1.24}
+TARGETS = {"mse": 15.58, "accuracy": 1.24}
+#: Balancing alone. Without DB-MTL: it diverges, and its -55 points of accuracy would leave no room for all others.
 DRAWN = (
     "tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad",
     "dao, polarity first", "pcd, polarity first",
-    "dwa(window=63)", "gradnorm", "imtl_g", "db_mtl", "pcgrad", "nash_mtl",
+    "dwa(window=63)", "gradnorm", "imtl_g", "pcgrad", "nash_mtl",
 )  # fmt: skip
 BELOW = (
     "Difference to {} on the test split, positive is better; mean and 95 % interval (seeds and test rows). "
@@ -524,6 +543,7 @@ ALONE = {
     "all+private block": "DAO, one private block",
     "all+2 private blocks": "DAO, two private blocks",
     "all, polarity first": "DAO, polarity ten times as hard",
+    "all+private block, score first": "DAO, one private block, the score three times as hard",
 }
 
 
@@ -531,11 +551,12 @@ ALONE = {
 NAMED = {
     "plain": ("plain Trainer", "#000000", "X"),
     "equal": ("equal weights", "#5D6B78", "o"),
-    "dao/w": ("data weights", "#56B4E9", "v"),
     "upgrad": ("UPGrad", "#D55E00", "^"),
     "uncertainty": ("uncertainty weighting", "#009E73", "D"),
     "famo": ("FAMO", "#CC79A7", "P"),
     "gradnorm": ("GradNorm", "#8C564B", "p"),
+    "imtl_g": ("IMTL-G", "#E377C2", "<"),
+    "nash_mtl": ("Nash-MTL", "#17A2A2", ">"),
     "tuned-fixed": ("searched constants", "#E69F00", "s"),
     "dao/lambda": ("DAO", "#0072B2", "o"),
     "equal+all": ("equal weights, all options", "#B0B8BF", "o"),
@@ -560,7 +581,7 @@ def trade(summary: Summary, title: str) -> None:
         axis.plot(x["values"], y["values"], mark, color=colour, ms=4, alpha=0.5, mew=0)
         axis.plot(x["mean"], y["mean"], mark, color=colour, ms=15 if mark == "*" else 11, mec="white", label=words)
     for task, metric, line in ((score, error, axis.axvline), (label, accuracy, axis.axhline)):
-        arm = arm_of(summary, f"single:{task}")
+        arm = arm_of(summary, f"alone+all:{task}")
         if arm is not None:
             line(arm["metrics"][task][metric]["mean"], color=INK, lw=1, ls=(0, (4, 3)))
     axis.invert_xaxis()
@@ -571,14 +592,16 @@ def trade(summary: Summary, title: str) -> None:
     axis.tick_params(axis="y", labelcolor=SOFT)
     figure.legend(loc="outside right center", frameon=False, fontsize=9.5)
     figure.suptitle(f"{title}: one score against the class", x=0.01, ha="left", fontsize=13.5, weight="bold")
-    below = "Test split; small: a seed, large: the mean. Dashed: what a model of that task alone reaches."
+    below = (
+        "Test split; small: a seed, large: the mean. Dashed: what a model of that task alone reaches with all options."
+    )
     figure.supxlabel(below, x=0.01, ha="left", fontsize=9, color=SOFT)
     figure.savefig(IMAGES / "study_trade.png", dpi=130)
     plt.close(figure)
 
 
-def over_time(summary: Summary, title: str) -> None:
-    """Each task's share of the weights, validation, and the conflict of each with the last, against the step."""
+def over_time(summary: Summary, title: str, file: str) -> None:
+    """Each task's gradient, its share of the weights, validation, and its conflict with the last, against the step."""
     import matplotlib as mpl
     import matplotlib.pyplot as plt
 
@@ -586,20 +609,34 @@ def over_time(summary: Summary, title: str) -> None:
     tasks = list(summary["tasks"])
     scores = [".".join(pair) for pair in judged(summary)]
     pairs = [f"{one}|{tasks[-1]}" for one in tasks[:-1]]
+    every = summary["curves"]["equal"]["norms"][tasks[0]]["step"]
+    steps = [every[0], every[-1]]
     kinds = {
-        "weights": (tasks, "{}: share of the weights", ("uncertainty", "famo", "gradnorm", "dao/lambda")),
+        "norms": (tasks, "{}: length of its gradient", ("equal",)),
+        "weights": (
+            tasks,
+            "{}: share of the weights",
+            ("equal", "tuned-fixed", "uncertainty", "famo", "gradnorm", "dao/lambda"),
+        ),
         "validation": (scores, "{}, validation", ("equal", "tuned-fixed", "dao/lambda", "dao+all")),
-        "cosines": (pairs, "{}: cosine of gradients", ("equal", "dao/lambda")),
+        "cosines": (pairs, "{}: cosine", ("equal", "dao/lambda")),
     }
-    figure, axes = plt.subplots(len(kinds), len(tasks), figsize=(12.4, 8.0), layout="constrained")
+    figure, axes = plt.subplots(
+        len(kinds),
+        len(tasks) + 1,  # the last for what the lines are
+        figsize=(2.9 * len(tasks) + 2.5, 10.2),
+        width_ratios=[*[1] * len(tasks), 0.72],
+        layout="constrained",
+    )
     for line, (kind, (names, words, arms)) in zip(axes, kinds.items(), strict=True):
         for axis, name in zip(line, [*names, *[None] * len(tasks)], strict=False):
             if name is None:
-                axis.set_visible(False)
+                axis.axis("off")
                 continue
             for arm in arms:
                 found = arm_of(summary, arm)
-                curves = summary["curves"].get(found["arm"], {}).get(kind, {}) if found else {}
+                curves = _constants(found, steps) if kind == "weights" else {}
+                curves = curves or (summary["curves"].get(found["arm"], {}).get(kind, {}) if found else {})
                 if name in curves:
                     _curve(axis, curves, name, arm, share=kind == "weights", band=kind == "cosines")
             axis.set_title(
@@ -607,26 +644,34 @@ def over_time(summary: Summary, title: str) -> None:
             )
             axis.grid(axis="y", color=PALE, lw=0.6)
             axis.tick_params(axis="y", labelcolor=SOFT)
-            if kind == "weights":
-                axis.axhline(1 / len(tasks), color=NAMED["equal"][1], lw=1, ls=(0, (4, 3)))
-                axis.set_ylim(0, 0.75)
-                searched = ((arm_of(summary, "tuned-fixed") or {}).get("settings") or {}).get("balance.weights", {})
-                if name in searched:
-                    axis.axhline(
-                        searched[name] / sum(searched.values()), color=NAMED["tuned-fixed"][1], lw=1, ls=(0, (4, 3))
-                    )
             if kind == "cosines":
                 axis.axhline(0, color=INK, lw=0.8)
                 axis.set_ylim(-0.25, 0.25)
-        line[0].legend(fontsize=8, framealpha=0.85, edgecolor="none", borderpad=0.1)
+        _scale_alike(kind, line[: len(names)])
+        line[-1].legend(*line[0].get_legend_handles_labels(), fontsize=9, frameon=False, loc="center left")
     figure.suptitle(f"{title}: what happens while it trains", x=0.01, ha="left", fontsize=13.5, weight="bold")
     below = (
-        "Against the step; means over seeds, cosines with their 95 % interval, taken at the text's representation. "
-        "Dashed beside the weights: equal weights (grey) and searched constants (orange)."
+        "Against the step; means over seeds, cosines with their 95 % interval; gradients at the text's representation."
     )
     figure.supxlabel(below, x=0.01, ha="left", fontsize=9, color=SOFT)
-    figure.savefig(IMAGES / "study_time.png", dpi=130)
+    figure.savefig(IMAGES / file, dpi=130)
     plt.close(figure)
+
+
+def _constants(arm: Mapping[str, Any] | None, steps: Sequence[int]) -> dict[str, Any]:
+    """Constant weights as curves: equal ones and those that were searched."""
+    weights = ((arm or {}).get("settings") or {}).get("balance.weights", {})
+    if arm and arm["arm"] == "equal":
+        weights = dict.fromkeys(arm["tasks"], 1.0)
+    return {task: {"step": steps, "mean": [weight] * 2} for task, weight in weights.items()}
+
+
+def _scale_alike(kind: str, axes: Sequence[Any]) -> None:
+    """One scale for all tasks, of what is told in the same unit."""
+    if kind in ("norms", "weights"):
+        top = max(axis.get_ylim()[1] for axis in axes)
+        for axis in axes:
+            axis.set_ylim(0, top)
 
 
 def _curve(axis: Any, curves: Mapping[str, Any], name: str, arm: str, *, share: bool, band: bool) -> None:
@@ -636,7 +681,7 @@ def _curve(axis: Any, curves: Mapping[str, Any], name: str, arm: str, *, share: 
     values = curve["mean"]
     if share:
         values = [value / sum(one["mean"][at] for one in curves.values()) for at, value in enumerate(values)]
-    mark = "o" if len(curve["step"]) < 5 else None
+    mark = "o" if 2 < len(curve["step"]) < 7 else None
     axis.plot(curve["step"], values, color=colour, lw=1.6, label=words, marker=mark, ms=4)
     if band:
         axis.fill_between(curve["step"], curve["low"], curve["high"], color=colour, alpha=0.15, lw=0)
@@ -645,21 +690,29 @@ def _curve(axis: Any, curves: Mapping[str, Any], name: str, arm: str, *, share: 
 def draw() -> None:
     """Every picture that the results allow."""
     found = results()
-    equal, arms = BELOW.format("equal weights"), {name: name for name in DRAWN}
+    equal, arms = BELOW.format("equal weights"), {name: shown(name) for name in DRAWN}
     pictures = [
         (
             some(found, "sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
-            Forest("Targets scaled alike", equal, arms, "study_alike.png"),
+            Forest("Balancing alone: targets scaled alike", equal, arms, "study_alike.png"),
         ),
-        (some(found, "emobank"), Forest("Four tasks that compete", equal, arms, "study_apart.png")),
+        (
+            some(found, "emobank"),
+            Forest(
+                "Balancing alone: four tasks that compete",
+                equal + " Not drawn: DB-MTL, which diverges.",
+                arms,
+                "study_apart.png",
+            ),
+        ),
         (
             some(found, "emobank_native", "sst_hundreds"),
-            Forest("Targets in their own, unlike units", equal, arms, "study_native.png"),
+            Forest("Balancing alone: targets in their own, unlike units", equal, arms, "study_native.png"),
         ),
         (
             some(found, *LADDER_SETS),
             Forest(
-                "What each step adds to a plain Trainer",
+                "What each step adds to a plain Trainer: the first answers, of many arms",
                 BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
                 + " Dashed: the study's targets.",
                 STEPS,
@@ -670,9 +723,9 @@ def draw() -> None:
             ),
         ),
         (
-            some(found, "sst_again", "emobank_again"),
+            some(found, "sst_again", "fiqa_folds", "emobank_again"),
             Forest(
-                "Beside a plain Trainer, five fresh seeds",
+                "Beside a plain Trainer: fresh seeds, and FiQA cross-validated",
                 BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
                 + " Dashed: the study's targets.",
                 {"equal": STEPS["equal"], "tuned-fixed": "searched constants"} | STEPS,
@@ -680,6 +733,21 @@ def draw() -> None:
                 "versus_plain",
                 ends=True,
                 targets=True,
+                macro="plain",
+            ),
+        ),
+        (
+            some(found, *FULL_SETS),
+            Forest(
+                "Beside a plain Trainer, all training rows",
+                BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")
+                + " Dashed: the study's targets.",
+                STEPS | {"all, half the rate, consistency 3": "the default, half the rate, consistency 3"},
+                "study_full.png",
+                "versus_plain",
+                ends=True,
+                targets=True,
+                macro="plain",
             ),
         ),
         (
@@ -698,7 +766,9 @@ def draw() -> None:
             forest(parts, picture)
     if "emobank" in found:
         trade(found["emobank"], TITLES["emobank"])
-        over_time(found["emobank"], TITLES["emobank"])
+        over_time(found["emobank"], TITLES["emobank"], "study_time.png")
+    if "fiqa_aspect" in found:
+        over_time(found["fiqa_aspect"], TITLES["fiqa_aspect"], "study_time_fiqa.png")
 
 
 def main() -> int:
