@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import yaml
 from comparison_records import records
 
 from equipoise.evaluation import summarise
@@ -117,6 +118,22 @@ def test_pairs_that_harm_each_other(summary):
     assert not any("apart" in sentence for sentence in verdict(summary))
     summary["transfer"]["verdict"] = [[None, "worse"], ["same", None]]
     assert "Train polarity and label apart: polarity loses 12.3 % by label." in verdict(summary)
+
+
+def test_what_one_model_of_tasks_that_pay_could_try(summary):
+    def proposed():
+        return [sentence for sentence in verdict(summary) if "private_layers" in sentence]
+
+    assert not proposed()
+    gain, harm = [[None, -12.34], [-3.0, None]], [[None, "worse"], ["same", None]]
+    summary["transfer"] = {"tasks": ["polarity", "label"], "gain": gain, "verdict": harm, "source": "pairs"}
+    summary["losing"] = {"polarity.mse": {"verdict": "apart", "least_loss": 2.0}}
+    (sentence,) = proposed()
+    _, balance = sentence.removesuffix(".").split(" with ")
+    # What it says goes into a recipe as it stands, and a task that loses twice is named once.
+    assert yaml.safe_load(balance) == {"balance": {"method": "priority", "of": "dao", "priorities": {"polarity": 3}}}
+    summary["losing"] |= {"label.accuracy": {"verdict": "apart", "least_loss": 2.0}}
+    assert proposed() == ["Or give each task room in one model: try model.private_layers: 2."]
 
 
 def test_warnings(summary):
