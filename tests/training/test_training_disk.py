@@ -315,7 +315,7 @@ def test_fault_the_folder_is_removed_while_it_trains(stopped: Stopped, tmp_path:
 # Two processes -------------------------------------------------------------------------------------------------------
 
 HOLDER = """
-import importlib.util, multiprocessing, sys, time
+import importlib.util, multiprocessing, os, sys, time
 from pathlib import Path
 from equipoise.runs import Run
 
@@ -324,10 +324,12 @@ spec = importlib.util.spec_from_file_location("lock", sys.argv[2])
 lock = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(lock)
 
+def live():
+    print(os.getpid(), flush=True)  # said by itself: it runs, so it has let go of what a fork inherits
+    time.sleep(120)
+
 with lock.locked(Run(Path(sys.argv[1]))):
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(120,))
-    child.start()
-    print(child.pid, flush=True)
+    multiprocessing.get_context("fork").Process(target=live).start()
     time.sleep(120)
 """
 
