@@ -129,8 +129,10 @@ def test_what_one_model_of_tasks_that_pay_could_try(summary):
     summary["transfer"] = {"tasks": ["polarity", "label"], "gain": gain, "verdict": harm, "source": "pairs"}
     summary["losing"] = {"polarity.mse": {"verdict": "apart", "least_loss": 2.0}}
     (sentence,) = proposed()
-    _, balance = sentence.removesuffix(".").split(" with ")
+    room, balance = sentence.removesuffix(".").split(" with ")
     # What it says goes into a recipe as it stands, and a task that loses twice is named once.
+    assert room.endswith("model.private_layers: 1")
+    assert balance.count("polarity") == 1
     assert yaml.safe_load(balance) == {"balance": {"method": "priority", "of": "dao", "priorities": {"polarity": 3}}}
     summary["losing"] |= {"label.accuracy": {"verdict": "apart", "least_loss": 2.0}}
     assert proposed() == ["Or give each task room in one model: try model.private_layers: 2."]
