@@ -164,7 +164,7 @@ PARTS = {
     "phrasebank_fiqa": Part("phrasebank_fiqa", CORE, 3, ["polarity.mse", "label.accuracy"], SUBSET),
     # All training rows (8,529 and 7,873), for the arms that were best on 2,000 of them.
     "sst_full": Part("sst", "plain,equal,dao", 3, SST, arms=ALL | CAREFUL),
-    "emobank_full": Part("emobank", "plain,equal,dao", 3, EMOBANK, arms=BEST),
+    "emobank_full": Part("emobank", "plain,equal,dao", 3, EMOBANK, arms=BEST | CAREFUL),
     # What the three seeds of many arms suggest, asked again of five seeds that had no part in it: few arms, few tests.
     # Five is what the first answers' power calculation gives.
     "sst_again": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]}),
