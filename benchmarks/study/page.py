@@ -26,6 +26,7 @@ PAGE, IMAGES = ROOT / "docs" / "study.md", ROOT / "docs" / "images"
 
 TITLES = {
     "sst": "SST",
+    "sst_further": "SST, six further methods",
     "emobank": "EmoBank",
     "fiqa_aspect": "FiQA: score and aspect",
     "fiqa_folds": "FiQA, cross-validated",
@@ -36,6 +37,7 @@ TITLES = {
     "sst_again": "SST, five fresh seeds",
     "sst_options": "SST, what else might help",
     "emobank_again": "EmoBank, five fresh seeds",
+    "phrasebank_fiqa_again": "PhraseBank + FiQA, five fresh seeds",
     "emobank_native": "EmoBank in its own units (1 to 5)",
     "sst_hundreds": "SST, scores from 0 to 100",
 }
@@ -242,7 +244,7 @@ def versus(summary: Summary, arm: Mapping[str, Any], rivals: str) -> Mapping[str
 
 
 #: Where few questions were asked, of seeds, rows or folds that had no part in the first answers: the top of the page.
-ANSWERED = ("sst_again", "sst_full", "fiqa_folds", "emobank_again", "emobank_full")
+ANSWERED = ("sst_again", "sst_full", "fiqa_folds", "phrasebank_fiqa_again", "emobank_again", "emobank_full")
 #: The first answers, of many arms.
 FIRST = ("sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa", "emobank")
 
@@ -693,7 +695,7 @@ def draw() -> None:
     equal, arms = BELOW.format("equal weights"), {name: shown(name) for name in DRAWN}
     pictures = [
         (
-            some(found, "sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
+            some(found, "sst", "sst_further", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
             Forest("Balancing alone: targets scaled alike", equal, arms, "study_alike.png"),
         ),
         (
@@ -723,7 +725,7 @@ def draw() -> None:
             ),
         ),
         (
-            some(found, "sst_again", "fiqa_folds", "emobank_again"),
+            some(found, "sst_again", "fiqa_folds", "phrasebank_fiqa_again", "emobank_again"),
             Forest(
                 "Beside a plain Trainer: fresh seeds, and FiQA cross-validated",
                 BELOW.format("a plain Trainer with equal weights, its rate chosen on validation,")

@@ -130,6 +130,7 @@ class Part:
 PARTS = {
     # On 2,000 training rows (drawn with seed 0), three seeds.
     "sst": Part("sst", f"{CORE},plain", 3, SST, SUBSET, RECIPE | OPTIONS),
+    "sst_further": Part("sst", f"equal,{FURTHER}", 3, SST, SUBSET),
     "emobank": Part(
         "emobank",
         f"{CORE},{FURTHER},plain",
@@ -170,6 +171,14 @@ PARTS = {
     "sst_again": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]}),
     "emobank_again": Part(
         "emobank", "plain,equal,tuned-fixed,dao", FRESH, EMOBANK, SUBSET, {"dao+all": RECIPE["dao+all"]}, trials=None
+    ),
+    "phrasebank_fiqa_again": Part(
+        "phrasebank_fiqa",
+        "plain,equal,dao",
+        FRESH,
+        ["polarity.mse", "label.accuracy"],
+        SUBSET,
+        {"dao+all": RECIPE["dao+all"]},
     ),
     "sst_options": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | MORE),
     # Native, unlike units: constants that nobody tuned.
