@@ -73,6 +73,20 @@ def test_no_line_where_none_can_be_trusted(outputs: list[float], targets: list[f
     assert score().calibration(*given) is None
 
 
+@pytest.mark.parametrize(("middle", "steep"), [(0.1, 3000.0), (0.1, 500.0), (3.0, 20.0), (60.0, 1.5)])
+def test_no_line_so_steep_that_rounding_shows(middle: float, steep: float) -> None:
+    targets = np.random.default_rng(0).normal(0, 0.5, 200)
+    for slope, used in ((steep, False), (1.2, middle <= 3)):
+        outputs = (middle + targets / slope).astype(np.float32)
+        found = score().calibration(outputs[:, None], targets.astype(np.float32))
+        assert (found is not None) == used
+        rounded = torch.tensor(outputs).bfloat16().double().numpy()
+        # What the rule stands for: with the line that it refuses, rounded outputs are off by a share of the spread.
+        line = np.polyfit(outputs.astype(float), targets, 1)
+        lost = np.abs(np.polyval(line, rounded) - targets).max() / targets.std()
+        assert lost < 0.1 if used else lost > 0.05
+
+
 @pytest.mark.parametrize("settings", [{"loss": "mae"}, {"loss": "huber"}, {"label_weights": "inverse"}])
 def test_what_was_trained_for_something_else_is_left_alone(settings: dict[str, Any]) -> None:
     assert score(**settings).calibration(*overconfident(200)) is None

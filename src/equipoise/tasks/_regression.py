@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 HUBER_DELTA = 1.0
 LINE = 2  # rows that a line meets exactly, whatever it is worth
+#: Half a step of bf16, in which a run may predict, relative to the value; and the share of the scores' standard deviation
+#: that may be lost by it.
+ROUNDING, LOST = 2.0**-9, 0.1
 
 
 class RegressionSettings(TaskSettings):
@@ -197,6 +200,7 @@ class Regression(Task):
         """The least-squares line from outputs to targets, where each row is met better by the line through the others.
 
         Only where the loss is the squared error of all examples alike: other losses and weights want something else.
+        Nor where outputs hardly differ (a training of a few steps): a line that steep multiplies what rounding leaves of them.
         """
         if self.loss_name != "mse" or self.label_weights is not None:
             return None
@@ -211,6 +215,8 @@ class Regression(Task):
         with np.errstate(divide="ignore", invalid="ignore"):
             unseen = (y - slope * x - offset) / (1 - leverage)
         if slope <= 0 or not float(np.sum(unseen**2)) < float(np.sum((y - x) ** 2)):
+            return None
+        if slope > 1 and slope * ROUNDING * float(np.abs(x).max()) > LOST * float(y.std()):
             return None
         return slope, offset
 
