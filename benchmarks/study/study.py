@@ -29,9 +29,17 @@ sys.path.insert(0, str(HERE.parent))
 
 #: The arms that most parts have.
 CORE = "single,equal,tuned-fixed,dao-ablation,uncertainty,famo,upgrad"
-#: Six more of the family, where methods differ: from losses, from norms, and from angles. DWA's window is the paper's, an
-#: epoch: 63 steps of 32 rows. Its default of 100 would never act in 189 steps.
-FURTHER = "dwa(window=63),gradnorm,imtl_g,db_mtl,pcgrad,nash_mtl"
+
+
+def further(epoch: int) -> str:
+    """Six more of the family, where methods differ: from losses, from norms, and from angles.
+
+    DWA's window is the paper's, an epoch, here in steps of 32 rows. Its default of 100 would never act in 189 steps.
+    """
+    return f"dwa(window={epoch}),gradnorm,imtl_g,db_mtl,pcgrad,nash_mtl"
+
+
+FURTHER = further(63)  # of 2,000 rows
 #: Training options beside the balancing, one by one and together; with equal weights, balancing's share shows.
 CALIBRATED = {"training.calibrate": True}
 TOGETHER = {"training.consistency": 1.0, "training.averaging": "ema", **CALIBRATED}
@@ -100,8 +108,17 @@ SUBSET = ["data.max_train_rows=2000"]
 ALL = {name: RECIPE[name] for name in ("dao+all", "equal+all")}
 BEST = ALL | BLOCK
 FRESH = [3, 4, 5, 6, 7]
+#: Each arm's own rate, of five around ours, which comes first; the heads' is ten times it.
+RATES = {"training.learning_rate": (2e-4, 5e-5, 1e-4, 4e-4, 8e-4)}
 SST = ["polarity.mse", "band.accuracy"]
 EMOBANK = ["valence.mse", "arousal.mse", "dominance.mse", "genre.accuracy"]
+FIQA = ["polarity.mse", "aspect.accuracy"]
+PHRASEBANK_FIQA = ["polarity.mse", "label.accuracy"]
+
+
+def tasks_of(metrics: list[str]) -> list[str]:
+    """The tasks that are judged."""
+    return [metric.rpartition(".")[0] for metric in metrics]
 
 
 #: What the page draws over time, and of which arms.
@@ -125,6 +142,7 @@ class Part:
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     folds: int | None = None
     trials: int | None = 6  # of the search for constants; None: four a task
+    tune: dict[str, tuple[float, ...]] | None = None  # what every arm chooses for itself, on validation
 
 
 PARTS = {
@@ -149,7 +167,7 @@ PARTS = {
         "fiqa_aspect",
         f"{CORE},plain",
         5,
-        ["polarity.mse", "aspect.accuracy"],
+        FIQA,
         arms=RECIPE | BLOCK | first("polarity") | first_with_room("polarity") | alone("polarity", "aspect"),
     ),
     # Its test split has 219 rows: with cross-validation every one of its 1,172 is tested on. Three seeds, five folds each.
@@ -157,12 +175,12 @@ PARTS = {
         "fiqa_aspect",
         "plain,equal,dao",
         3,
-        ["polarity.mse", "aspect.accuracy"],
+        FIQA,
         arms=BEST | first_with_room("polarity") | alone("polarity", "aspect"),
         folds=5,
     ),
     "fiqa_classes": Part("fiqa_classes", CORE, 5, ["polarity.mse", "band.accuracy"]),
-    "phrasebank_fiqa": Part("phrasebank_fiqa", CORE, 3, ["polarity.mse", "label.accuracy"], SUBSET),
+    "phrasebank_fiqa": Part("phrasebank_fiqa", CORE, 3, PHRASEBANK_FIQA, SUBSET),
     # All training rows (8,529 and 7,873), for the arms that were best on 2,000 of them.
     "sst_full": Part("sst", "plain,equal,dao", 3, SST, arms=ALL | CAREFUL),
     "emobank_full": Part("emobank", "plain,equal,dao", 3, EMOBANK, arms=BEST | CAREFUL),
@@ -176,11 +194,46 @@ PARTS = {
         "phrasebank_fiqa",
         "plain,equal,dao",
         FRESH,
-        ["polarity.mse", "label.accuracy"],
+        PHRASEBANK_FIQA,
         SUBSET,
         {"dao+all": RECIPE["dao+all"]},
     ),
     "sst_options": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | MORE),
+    # Six further methods where the tasks are as loud as each other, and where each has a table.
+    "fiqa_further": Part("fiqa_aspect", f"equal,{further(27)}", 5, FIQA),
+    "phrasebank_fiqa_further": Part("phrasebank_fiqa", f"equal,{FURTHER}", 3, PHRASEBANK_FIQA, SUBSET),
+    # Who pays for whom: models of two tasks beside models of one.
+    "emobank_pairs": Part("emobank", "equal,dao,single,pairs", 3, EMOBANK, SUBSET),
+    # Does a task pay for another if each model, of one task or of all, has the rate that suits it?
+    "emobank_rates": Part(
+        "emobank",
+        "equal",
+        FRESH[:3],
+        EMOBANK,
+        SUBSET,
+        {"dao+all": RECIPE["dao+all"]} | TWO_BLOCKS | first_with_room("valence") | alone(*tasks_of(EMOBANK)),
+        tune=RATES,
+    ),
+    "fiqa_rates": Part(
+        "fiqa_aspect",
+        "equal",
+        FRESH,
+        FIQA,
+        arms={"dao+all": RECIPE["dao+all"]} | BLOCK | first_with_room("polarity") | alone(*tasks_of(FIQA)),
+        tune=RATES,
+    ),
+    "sst_rates": Part(
+        "sst", "equal", FRESH[:3], SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | alone(*tasks_of(SST)), tune=RATES
+    ),
+    "phrasebank_fiqa_rates": Part(
+        "phrasebank_fiqa",
+        "equal",
+        FRESH[:3],
+        PHRASEBANK_FIQA,
+        SUBSET,
+        {"dao+all": RECIPE["dao+all"]} | alone(*tasks_of(PHRASEBANK_FIQA)),
+        tune=RATES,
+    ),
     # Native, unlike units: constants that nobody tuned.
     "emobank_native": Part("emobank_native", "equal,tuned-fixed,dao,uncertainty,famo,upgrad", 3, EMOBANK, SUBSET),
     "sst_hundreds": Part("sst_hundreds", "equal,tuned-fixed,dao,uncertainty,famo", 3, SST, SUBSET),
@@ -228,13 +281,10 @@ def compare(name: str, methods: str | None = None, metrics: list[str] | None = N
         overrides=part.overrides,
         folds=part.folds,
         search_trials=part.trials,
+        tune=part.tune,
         output=ROOT / "runs" / "study" / name,
         **settings,
     )
-
-
-def _tasks(part: Part) -> list[str]:
-    return [metric.rpartition(".")[0] for metric in part.metrics]
 
 
 def split_methods(text: str) -> list[str]:
@@ -268,7 +318,9 @@ def collect() -> None:
         macro = [metric.replace("accuracy", "macro_f1") for metric in part.metrics if metric.endswith("accuracy")]
         macro_f1 = {rival: versus(rival, macro) for rival in ("equal", "plain") if rival in standing}
         apart: dict[str, dict[str, Any]] = {}
-        for rival in sorted(set(part.arms) & set(alone(*_tasks(part)))):  # each is a rival for its own task only
+        for rival in sorted(
+            set(part.arms) & set(alone(*tasks_of(part.metrics)))
+        ):  # each is a rival for its own task only
             for arm, found in versus(rival).items():
                 apart.setdefault(arm, {}).update(found)
         summary = compare(name, "equal", baseline="equal", progress=False).summary
