@@ -29,15 +29,22 @@ TITLES = {
     "sst_further": "SST, six further methods",
     "emobank": "EmoBank",
     "fiqa_aspect": "FiQA: score and aspect",
+    "fiqa_further": "FiQA, six further methods",
     "fiqa_folds": "FiQA, cross-validated",
     "fiqa_classes": "FiQA: score and derived classes",
     "phrasebank_fiqa": "PhraseBank + FiQA",
+    "phrasebank_fiqa_further": "PhraseBank + FiQA, six further methods",
     "sst_full": "SST, all training rows",
     "emobank_full": "EmoBank, all training rows",
     "sst_again": "SST, five fresh seeds",
     "sst_options": "SST, what else might help",
     "emobank_again": "EmoBank, five fresh seeds",
     "phrasebank_fiqa_again": "PhraseBank + FiQA, five fresh seeds",
+    "emobank_pairs": "EmoBank, pairs of tasks",
+    "sst_rates": "SST, each arm's own rate",
+    "emobank_rates": "EmoBank, each arm's own rate",
+    "fiqa_rates": "FiQA, each arm's own rate",
+    "phrasebank_fiqa_rates": "PhraseBank + FiQA, each arm's own rate",
     "emobank_native": "EmoBank in its own units (1 to 5)",
     "sst_hundreds": "SST, scores from 0 to 100",
 }
@@ -100,9 +107,13 @@ def shown(arm: str) -> str:
     return "dao" if arm == "dao/lambda" else arm
 
 
+RATE = "training.learning_rate"
+
+
 def part_table(summary: Summary) -> str:
-    """Every arm's metrics, and its differences to equal weights."""
-    head = ["arm"]
+    """Every arm's metrics, and its differences to equal weights; its learning rate where each has its own."""
+    tuned = all(RATE in arm["settings"] for arm in summary["arms"])
+    head = ["arm", *(["rate"] if tuned else [])]
     for task, metric in judged(summary):
         head += [f"{task} {metric}", f"vs equal, {'points' if metric in IN_POINTS else '%'}"]
         head += ["macro F1"] if metric == "accuracy" else []
@@ -111,7 +122,7 @@ def part_table(summary: Summary) -> str:
         twice = arm["arm"] == "dao" and arm_of(summary, "dao/lambda") is not arm  # it stands there as its ablation's
         if not arm["runs"] or twice:
             continue
-        row = [f"`{shown(arm['arm'])}`"]
+        row = [f"`{shown(arm['arm'])}`", *([f"{arm['settings'][RATE]:.0e}".replace("e-0", "e-")] if tuned else [])]
         for task, metric in judged(summary):
             found = arm["metrics"].get(task, {}).get(metric)
             row += [cell(found, metric), difference(arm["differences"].get(f"{task}.{metric}"), metric, interval=False)]
@@ -320,6 +331,23 @@ COMPARED_ALL = (
     "equal+all", "dao+all", "all+private block", "all+2 private blocks", "all, polarity first",
     "all+private block, score first",
 )  # fmt: skip
+#: Where each arm has its own rate.
+RATED = ("dao+all", "all+private block", "all+2 private blocks", "all+private block, score first")
+RATES = ("sst_rates", "emobank_rates", "fiqa_rates", "phrasebank_fiqa_rates")
+
+
+def transfer_table(summary: Summary) -> str:
+    """What a task gains or loses in a model with one other, and in the model of all, beside a model of its own."""
+    transfer, every, rows = summary["transfer"], arm_of(summary, "dao/lambda"), []
+    for task, metric in judged(summary):
+        row, at = [f"{task} {metric}"], transfer["tasks"].index(task)
+        for other in range(len(transfer["tasks"])):
+            part = {"mean": transfer["gain"][at][other]} | {key: transfer[key][at][other] for key in ("low", "high")}
+            found = {"mean": part["mean"], "relative": part, "verdict": transfer["verdict"][at][other] or "same"}
+            row.append(difference(found, "relative"))
+        row.append(difference({**(every or {})["versus_single"][f"{task}.{metric}"]}, "relative"))
+        rows.append(row)
+    return table(["%", *(f"with {task}" for task in transfer["tasks"]), "with all others"], rows)
 
 
 #: What might help rare scores and classes, beside what does not try to.
@@ -371,6 +399,11 @@ def some(found: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: found[name] for name in names if name in found}
 
 
+def alone_parts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts with models alone that have the options too, at the rate of all arms."""
+    return {name: one for name, one in found.items() if one.get("versus_alone") and name not in RATES}
+
+
 def tables() -> dict[str, str]:
     """Marker -> Markdown."""
     found = results()
@@ -379,7 +412,7 @@ def tables() -> dict[str, str]:
     made["tuned"] = single_table(found, SEARCHED, "versus_tuned")
     made |= {
         "ladder": ladder_table(some(found, *LADDER_SETS)),
-        "single": single_table(found, COMPARED, "versus_single"),
+        "single": single_table(some(found, *FIRST), COMPARED, "versus_single"),
     }
     made |= {"regions": region_table(found), "seeds": seeds_table(some(found, *ANSWERED, *FIRST))}
     if "sst_options" in found:
@@ -388,8 +421,11 @@ def tables() -> dict[str, str]:
         made["full"] = ladder_table(some(found, *FULL_SETS))
     if {"emobank", "emobank_native"} <= set(found):
         made["scales"] = scales_table(found)
-    if any(summary.get("versus_alone") for summary in found.values()):
-        made["alone"] = single_table(found, COMPARED_ALL, "versus_alone")
+    made["alone"] = single_table(alone_parts(found), COMPARED_ALL, "versus_alone")
+    if some(found, *RATES):
+        made["alone_rates"] = single_table(some(found, *RATES), RATED, "versus_alone")
+    if "emobank_pairs" in found:
+        made["transfer"] = transfer_table(found["emobank_pairs"])
     return made
 
 
@@ -526,7 +562,7 @@ TARGETS = {"mse": 15.58, "accuracy": 1.24}
 DRAWN = (
     "tuned-fixed", "dao/lambda", "dao/w", "dao/lambda+w", "uncertainty", "famo", "upgrad",
     "dao, polarity first", "pcd, polarity first",
-    "dwa(window=63)", "gradnorm", "imtl_g", "pcgrad", "nash_mtl",
+    "dwa(window=63)", "dwa(window=27)", "gradnorm", "imtl_g", "pcgrad", "nash_mtl",
 )  # fmt: skip
 BELOW = (
     "Difference to {} on the test split, positive is better; mean and 95 % interval (seeds and test rows). "
@@ -695,12 +731,16 @@ def draw() -> None:
     equal, arms = BELOW.format("equal weights"), {name: shown(name) for name in DRAWN}
     pictures = [
         (
-            some(found, "sst", "sst_further", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
+            some(found, "sst", "fiqa_aspect", "fiqa_classes", "phrasebank_fiqa"),
+            Forest("Balancing alone: targets scaled alike", equal, arms, "study_alike.png"),
+        ),
+        (
+            some(found, "sst_further", "fiqa_further", "phrasebank_fiqa_further"),
             Forest(
-                "Balancing alone: targets scaled alike",
+                "Balancing alone: six further methods",
                 equal + " Not drawn: DB-MTL, which diverges.",
                 arms,
-                "study_alike.png",
+                "study_further.png",
             ),
         ),
         (
@@ -758,12 +798,22 @@ def draw() -> None:
             ),
         ),
         (
-            {name: one for name, one in found.items() if one.get("versus_alone")},
+            alone_parts(found),
             Forest(
                 "Does a task pay for another? All with consistency, EMA and calibration",
                 BELOW.format("a model of its own with the same options"),
                 ALONE,
                 "study_alone.png",
+                "versus_alone",
+            ),
+        ),
+        (
+            some(found, *RATES),
+            Forest(
+                "Does a task pay for another, if each model has the rate that suits it?",
+                BELOW.format("a model of its own with the same options"),
+                ALONE,
+                "study_rates.png",
                 "versus_alone",
             ),
         ),
