@@ -43,6 +43,10 @@ def compare(
     search_trials: Annotated[
         int | None, typer.Option(min=1, help="Trainings of a search over fixed weights; else four a task.")
     ] = None,
+    search_seeds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Each trial of a search is trained with so many of the seeds; else with the first."),
+    ] = None,
     prune: Annotated[bool, typer.Option(help="Stop trainings of a search early where others lead.")] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
     engine: Annotated[str, typer.Option(help="local: in turn; ray: on a Ray cluster.")] = "local",
@@ -74,6 +78,7 @@ def compare(
         folds=folds,
         tune=comparison.grid_of(tune or []),
         search_trials=search_trials,
+        search_seeds=search_seeds,
         prune=prune,
         retry_failed=retry_failed,
         engine=engine,

@@ -20,6 +20,7 @@ from equipoise import recipe as recipes
 from equipoise.cli import app
 from equipoise.comparison import _attempts, _work
 from equipoise.comparison._arms import Arm
+from equipoise.comparison._work import trial_folder
 from equipoise.errors import RecipeError, RunError
 from equipoise.training import hold_folder
 
@@ -56,7 +57,7 @@ def test_a_comparison_from_recipe_to_page(recipe: dict[str, Any], tmp_path: Path
     assert tuned["cost"]["search"]["trials"] == 3
     assert tuned["cost"]["search"]["examples"] == 3 * metrics["training"]["examples"]
     search = json.loads((found.folder / "runs/tuned-fixed/search/search.json").read_text())
-    best = found.folder / "runs/tuned-fixed/search" / search["best"] / "metrics.json"
+    best = found.folder / "runs/tuned-fixed/search" / trial_folder(search["settings"], 0) / "metrics.json"
     assert best.read_text() == (found.folder / "runs/tuned-fixed/seed-0/metrics.json").read_text()
     # What could not be made is in the table with its reason, and the others finished.
     unknown = next(arm for arm in summary["arms"] if arm["arm"] == "gradnrom")
@@ -363,6 +364,95 @@ def test_a_grid_is_searched_by_every_arm(recipe: dict[str, Any], tmp_path: Path)
         assert best == {"training.learning_rate": arm["settings"]["training.learning_rate"]}
         run = recipes.load(folder / "seed-0" / "recipe.yaml")
         assert run.training.learning_rate == best["training.learning_rate"]
+
+
+def test_a_search_with_several_seeds_chooses_by_their_mean(recipe: dict[str, Any], tmp_path: Path) -> None:
+    asked: dict[str, Any] = {
+        "methods": ["equal"],
+        "tune": {"training.learning_rate": [1e-3, 3e-3, 1e-6]},
+        "output": tmp_path / "c",
+    }
+    found = eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=2, prune=False, progress=False)
+    folder = found.folder / "runs/equal"
+    search = json.loads((folder / "search/search.json").read_text())
+    rates = [trial["settings"]["training.learning_rate"] for trial in search["trials"]]
+    main = {task: about["metric"] for task, about in found.summary["tasks"].items()}
+    sign = {task: 1 if about["better"] == "max" else -1 for task, about in found.summary["tasks"].items()}
+
+    def validation(rate: float, seed: int) -> dict[str, float]:
+        run = eq.Run(folder / "search" / trial_folder({"training.learning_rate": rate}, seed))
+        assert run.metrics["training"]["seed"] == seed
+        metrics = run.metrics["splits"]["validation"]
+        return {task: metrics[task][metric] for task, metric in main.items()}
+
+    for trial, rate in zip(search["trials"], rates, strict=True):
+        # The mean over both seeds of the mean relative gain over the first trial with the same seed.
+        gains = [
+            100 * sign[task] * (validation(rate, seed)[task] - base) / abs(base)
+            for seed in (4, 7)
+            for task, base in validation(rates[0], seed).items()
+        ]
+        assert trial["score"] == pytest.approx(sum(gains) / 4)
+    scores = [trial["score"] for trial in search["trials"]]
+    best = rates[scores.index(max(scores))]
+    assert search["settings"] == {"training.learning_rate": best}
+    cost = found.summary["arms"][0]["cost"]
+    assert cost["search"]["trials"] == 3
+    assert cost["search"]["examples"] == 6 * cost["examples"]
+    for seed in (4, 7):  # the best trial's trainings are the arm's runs
+        own = folder / "search" / trial_folder(search["settings"], seed) / "metrics.json"
+        assert (folder / f"seed-{seed}/metrics.json").read_text() == own.read_text()
+    # It goes on with as many, whatever seeds are asked for, and not with fewer.
+    eq.compare(recipe, **asked, seeds=[5], prune=False, progress=False)
+    assert (folder / "seed-5/metrics.json").is_file()
+    with pytest.raises(RunError, match=r"made with another search \(seeds\)"):
+        eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=1, prune=False, progress=False)
+    with pytest.raises(RecipeError, match=r"search_seeds: expected 1 to 2, as many as there are seeds, found 3"):
+        eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=3, prune=False, progress=False)
+
+
+def test_fixed_weights_that_were_searched_with_several_seeds_are_one_point_each(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"methods": ["tuned-fixed"], "search_trials": 2, "search_seeds": 2, "prune": False}
+    found = eq.compare(recipe, **asked, seeds=2, output=tmp_path / "c", progress=False)
+    points = found.summary["pareto"]["points"]
+    assert len(points) == 2
+    frame = found.results.query("group == 'search' and split == 'test'")
+    task, _, metric = found.summary["pareto"]["x"].rpartition(".")
+    means = frame[(frame.task == task) & (frame.metric == metric)].groupby("arm").value.agg(["mean", "count"])
+    assert list(means["count"]) == [2, 2]
+    assert {one["arm"]: one["x"] for one in points} == pytest.approx(means["mean"].to_dict())
+
+
+def test_a_killed_search_trains_no_further_seed_twice(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+    real = _work.run_trial
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        trained.append(args[0].recipe.training.seed)
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(_work, "run_trial", dying)
+    asked: dict[str, Any] = {"methods": ["equal"], "tune": {"training.learning_rate": [1e-3]}, "seeds": 3}
+    asked |= {"search_seeds": 3, "output": tmp_path / "c", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        eq.compare(recipe, **asked)
+    found = eq.compare(recipe, **asked)
+    assert trained == [0, 1, 2, 0, 2]
+    assert found.summary["arms"][0]["runs"] == 3
+
+
+def test_a_comparison_of_another_version_is_not_gone_on_with(recipe: dict[str, Any], tmp_path: Path) -> None:
+    found = eq.compare(recipe, methods=["equal"], seeds=1, output=tmp_path / "c", progress=False)
+    settings = json.loads(found.settings_file.read_text())
+    found.settings_file.write_text(json.dumps(settings | {"format_version": 1}))
+    with pytest.raises(RunError, match=r"made by another version of equipoise"):
+        eq.compare(recipe, methods=["equal"], seeds=1, output=tmp_path / "c", progress=False)
 
 
 def test_a_search_without_a_validation_split_is_told(recipe: dict[str, Any], tmp_path: Path) -> None:

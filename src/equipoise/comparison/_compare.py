@@ -20,7 +20,7 @@ from equipoise.terminal import Console
 
 __all__ = ["compare"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DEFAULT_METHODS = ("equal", "dao", "tuned-fixed", "single")
 #: K tasks have K - 1 free weights, each over three orders of magnitude.
 TRIALS_A_TASK = 4
@@ -42,6 +42,7 @@ def compare(
     folds: int | None = None,
     tune: Mapping[str, Sequence[Any]] | None = None,
     search_trials: int | None = None,
+    search_seeds: int | None = None,
     prune: bool = True,
     retry_failed: bool = False,
     engine: str = "local",
@@ -67,10 +68,13 @@ def compare(
         metrics: what is judged, `task.metric`; None takes each task's main metric.
         budget: of one training: examples (20000), or time (`10min`, `90s`, `1h`); None takes the recipe's epochs.
         folds: cross-validation with so many folds, for small test splits; None uses the recipe's own splits.
-        tune: recipe key -> values; every arm chooses its own on validation with the first seed.
+        tune: recipe key -> values; every arm chooses its own on validation.
         search_trials: trainings of a search over fixed weights, the first with equal weights; None takes those of the
             comparison in `output` or, where it is new, four a task.
-        prune: stop such trainings early where others lead (successive halving).
+        search_seeds: with so many of the seeds, the first ones, each trial of a search is trained, and the mean decides;
+            None takes as many as the comparison in `output` or, where it is new, one. Where the validation split is
+            small, one seed's best is the best by chance.
+        prune: stop trials of a search early where others lead with the first seed (successive halving).
         retry_failed: train again what failed in an earlier call, as after a full disk.
         engine: `local` trains in turn, `ray` on a Ray cluster.
         workers: trainings at once on Ray; None takes what the cluster has room for.
@@ -106,13 +110,14 @@ def compare(
     standing = _standing(output)
     if search_trials is None:
         search_trials = standing.get("searched", {}).get("trials") or TRIALS_A_TASK * len(given.tasks)
+    search_with = _search_seeds(search_seeds, wanted, standing.get("searched", {}).get("seeds"))
     made, unusable = expand(methods, given, arms, tune=tune, taken=standing.get("arms", ()))
     settings = {
         "format_version": FORMAT_VERSION,
         "recipe": given.model_dump(mode="json", by_alias=True),
         "folds": folds,
         "budget": {"examples": examples} if examples else {"seconds": seconds} if seconds else None,
-        "searched": {"trials": search_trials, "prune": prune, "judged": judged},
+        "searched": {"trials": search_trials, "seeds": search_with, "prune": prune, "judged": judged},
         "seeds": wanted,
         "arms": {arm.name: arm.to_dict() for arm in made},
         "baseline": _baseline(baseline, made, standing),
@@ -128,6 +133,7 @@ def compare(
             folds=folds,
             tune=[f"{key}={','.join(map(str, values))}" for key, values in (tune or {}).items()],
             search_trials=search_trials,
+            search_seeds=len(search_with) if len(search_with) > 1 else None,
             prune=prune,
             overrides=overrides,
             output=output,
@@ -211,6 +217,18 @@ def _standing(output: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _search_seeds(count: int | None, seeds: Sequence[int], standing: list[int] | None) -> list[int]:
+    """The first `count` seeds; those that the searches of the comparison had, where they are as many."""
+    if standing and count in (None, len(standing)):
+        return standing
+    count = 1 if count is None else count
+    if not 1 <= count <= len(seeds):
+        raise RecipeError(
+            f"compare: search_seeds: expected 1 to {len(seeds)}, as many as there are seeds, found {count}"
+        )
+    return list(seeds[:count])
 
 
 def _seeds(given: int | Sequence[int]) -> list[int]:

@@ -143,12 +143,16 @@ class Comparison:
         Raises:
             RunError: it was made on other terms; `FIXED` names those that cannot change.
         """
-        seed = settings["seeds"][0]
         if not self.settings_file.is_file():
-            return settings | {"searched": {**settings["searched"], "seed": seed}}
+            return settings
         before = _read(self.settings_file)
+        if before.get("format_version") != settings["format_version"]:
+            raise RunError(
+                f"output: the comparison in '{self.folder}' was made by another version of equipoise. "
+                "Choose another folder with -o"
+            )
         unlike = [key for key in FIXED if before.get(key) != settings.get(key)]
-        searched = {**settings["searched"], "seed": before["searched"]["seed"]}
+        searched = dict(settings["searched"])
         if any(map(_searched, before["arms"].values())):
             # The same runs may be judged by other metrics; what was searched stays as it was found.
             searched["judged"] = before["searched"]["judged"]

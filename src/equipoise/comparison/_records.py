@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from equipoise.comparison._arms import Arm
 from equipoise.comparison._folder import Comparison, Job
-from equipoise.comparison._work import trial_name
+from equipoise.comparison._work import trial_folder, trial_name
 from equipoise.runs import Run, atomic_path
 from equipoise.tasks import Task, available, kind
 
@@ -37,18 +37,16 @@ def record(comparison: Comparison, job: Job, arm: Arm, method: str, tasks: Mappi
     return _record(comparison.run(job, arm.folder), found, tasks, job, arm, method, arm.group)
 
 
-def search_records(
-    comparison: Comparison, arm: Arm, method: str, tasks: Mapping[str, Task], seed: int
-) -> list[dict[str, Any]]:
-    """The trials of an arm's search that were trained to their end."""
+def search_records(comparison: Comparison, arm: Arm, method: str, tasks: Mapping[str, Task]) -> list[dict[str, Any]]:
+    """The trainings of an arm's search that came to their end: of each trial, one for each of the search's seeds."""
     found = comparison.search(arm.folder)
     records = []
     for trial in [] if found is None else found["trials"]:
-        if trial["state"] == "complete":
-            name = trial_name(trial["settings"])
-            run = Run(comparison.search_folder(arm.folder) / name)
+        for seed in (found or {})["seeds"] if trial["state"] == "complete" else []:
+            run = Run(comparison.search_folder(arm.folder) / trial_folder(trial["settings"], seed))
             made = _record(run, run.metrics, tasks, Job(arm.name, seed), arm, method, "search")
-            records.append(made | {"arm": f"{arm.name}/{name}", "settings": trial["settings"]})
+            name = f"{arm.name}/{trial_name(trial['settings'])}"
+            records.append(made | {"arm": name, "settings": trial["settings"]})
     return records
 
 

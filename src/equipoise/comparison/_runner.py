@@ -26,7 +26,7 @@ from equipoise.comparison._folder import Comparison, Job
 from equipoise.comparison._folds import fold_recipes
 from equipoise.comparison._records import record, search_records, write_results
 from equipoise.comparison._search import require_optuna
-from equipoise.comparison._work import data_of, do
+from equipoise.comparison._work import data_of, do, trial_folder
 from equipoise.data import text_hashes
 from equipoise.evaluation import summarise
 from equipoise.recipe import Recipe
@@ -146,8 +146,11 @@ class Runner:
             return int(self.settings["searched"]["trials"])
         return math.prod(len(values) for values in arm.grid.values())
 
+    def _search_trainings(self, arm: Arm) -> int:
+        return self._trials(arm) * len(self.settings["searched"]["seeds"])
+
     def _display(self) -> Display:
-        total = len(self._jobs()) + sum(self._trials(arm) for arm in self._searches())
+        total = len(self._jobs()) + sum(self._search_trainings(arm) for arm in self._searches())
         return Display(total, self.console)
 
     def _payload(self, recipe: Recipe, arm: Arm, seed: int, folder: Any) -> dict[str, Any]:
@@ -173,11 +176,11 @@ class Runner:
             known = self.comparison.search(arm.folder)
             if known is not None:
                 self.found[arm.name] = known
-                display.skip(self._trials(arm))
+                display.skip(self._search_trainings(arm))
                 continue
             searched = self.settings["searched"]
             folder = self.comparison.search_folder(arm.folder)
-            payload = self._payload(self.recipes[0], arm, searched["seed"], folder)
+            payload = self._payload(self.recipes[0], arm, searched["seeds"][0], folder)
             jobs[arm.name] = payload | {
                 "arm": arm.to_dict(),
                 "space": {
@@ -187,7 +190,7 @@ class Runner:
                 "trials": self._trials(arm),
                 "prune": searched["prune"],
                 "judged": searched["judged"],
-                "seed": searched["seed"],
+                "seeds": searched["seeds"],
             }
         return jobs
 
@@ -206,9 +209,10 @@ class Runner:
             if "reason" in found:  # told by the search; what made it fail may be gone the next time
                 display.finish(job.name, "not trained: its search failed")
                 continue
-            if "best" in found and job.seed == found["seed"] and job.fold is None:
+            if job.seed in found.get("seeds", ()) and job.fold is None:
                 # The search's best trial was this very training.
-                _copy(self.comparison.search_folder(arm.folder) / found["best"], run.folder)
+                best = trial_folder(found["settings"], job.seed)
+                _copy(self.comparison.search_folder(arm.folder) / best, run.folder)
                 display.finish(job.name, "the search's best trial")
                 continue
             recipe = settings_of(arm, self.recipes[job.fold or 0], found.get("settings"))
@@ -220,7 +224,7 @@ class Runner:
         if isinstance(job, str):
             self.found[job] = result
             said = f"failed: {result['reason']}" if "reason" in result else _shown(result["settings"])
-            display.finish(f"{job} search", said, self._trials(self.arms[job]))
+            display.finish(f"{job} search", said, self._search_trainings(self.arms[job]))
         elif "reason" in result:
             # A worker that was killed could not write it itself.
             folder = self.comparison.run(job, self.arms[job.arm].folder).folder
@@ -270,9 +274,7 @@ class Runner:
             records += [made] if made is not None else [_untrained(job, methods[job.arm], reason)] if reason else []
         for arm in self._searches():
             if arm.search_weights:
-                records += search_records(
-                    self.comparison, arm, methods[arm.name], tasks, self.settings["searched"]["seed"]
-                )
+                records += search_records(self.comparison, arm, methods[arm.name], tasks)
         for missing in self.unusable:
             records += [_untrained(Job(missing.name, seed), missing.name, missing.reason) for seed in self.seeds]
         write_results(self.comparison.results_file, records, tasks)

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import shutil
+import statistics
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -24,12 +25,14 @@ from equipoise.comparison._attempts import attempt
 from equipoise.comparison._search import Space, TrialFailed, relative_gain, search
 from equipoise.errors import EquipoiseError
 from equipoise.recipe import Recipe
-from equipoise.runs import write_json
+from equipoise.runs import Run, write_json
 from equipoise.tasks import Task
 from equipoise.training import Plan, RunData, count_steps, make_plan, read_data, run_trial
 
-__all__ = ["data_of", "do", "search_arm", "train_one", "trial_name"]
+__all__ = ["data_of", "do", "search_arm", "train_one", "trial_folder", "trial_name"]
 
+#: Is told what share of a training is done and its metrics on validation, and says whether to stop.
+Watch = Callable[[float, dict[str, Any]], bool]
 #: Of a trial, what the search and the harness add up.
 COST = ("examples", "seconds", "judging_seconds")
 
@@ -97,11 +100,13 @@ def search_arm(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dic
 
     Args:
         payload: as of `train_one`, where `recipe` is the comparison's, and `folder` is where the trials go; with `arm`,
-            `space` (what `Space` takes), `trials`, `seed`, `judged` (metrics, `task.metric`) and `prune`.
+            `space` (what `Space` takes), `trials`, `seeds` (each trial is trained with all of them; the first decides
+            what is drawn, and which trials are stopped early), `judged` (metrics, `task.metric`) and `prune`.
         callbacks: see `train_one`.
 
     Returns:
-        What `search.json` holds: `settings` (recipe key -> value), `trials`, `examples`, `seconds`, `best`; or `{"reason": ...}`.
+        What `search.json` holds: `settings` (recipe key -> value), `seeds`, `score`, `trials`, `examples`, `seconds`; or
+        `{"reason": ...}`.
     """
     folder = Path(payload["folder"])
     try:
@@ -124,47 +129,78 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
     if "validation" not in data.tokens:
         raise TrialFailed("a search needs a validation split, and there is none. Set data.validation")
     judged = _judged(payload["judged"], data.prepared.tasks)
-    # What all trials are measured by: the first one that came to its end.
-    standard = folder / "reference.json"
-    reference: dict[str, Any] = json.loads(standard.read_text(encoding="utf-8")) if standard.is_file() else {}
+    first, *others = payload["seeds"]
+    references = {seed: _Reference(folder / f"reference-seed-{seed}.json", judged) for seed in payload["seeds"]}
 
-    def trial(settings: Mapping[str, Any], report: Callable[[float, float], bool]) -> float:
-        place = folder / trial_name(settings)
-
-        def watch(share: float, metrics: dict[str, Any]) -> bool:
-            return bool(reference) and report(share, relative_gain(metrics, reference, judged))
-
+    def train(settings: Mapping[str, Any], seed: int, watch: Watch | None = None) -> dict[str, Any]:
+        place = folder / trial_folder(settings, seed)
         recipe = settings_of(arm, base, settings)
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
         plan = _plan(recipe, place, data_for(recipe))
         how = {"seconds": payload["seconds"], "callbacks": callbacks, "notes": {"engine": payload["engine"]}}
         with attempt(place):
             found = run_trial(plan, place, watch=watch, **how)
         write_json(place / "cost.json", {key: found["training"][key] for key in COST})
-        if not found["splits"]:
+        splits: dict[str, Any] = found["splits"]
+        return splits
+
+    def trial(settings: Mapping[str, Any], report: Callable[[float, float], bool]) -> float:
+        def watch(share: float, metrics: dict[str, Any]) -> bool:
+            return references[first].stands and report(share, references[first].gain(metrics))
+
+        splits = train(settings, first, watch)
+        if not splits:
             return 0.0  # the search has stopped it, and reads no score
-        if not reference:
-            reference.update(found["splits"]["validation"])
-            write_json(standard, reference)
-        return relative_gain(found["splits"]["validation"], reference, judged)
+        gains = [references[first].gain(splits["validation"])]
+        for seed in others:
+            run = Run(folder / trial_folder(settings, seed))
+            # One that was over before the search was killed is not trained again.
+            done = run.metrics["splits"] if (run.folder / "cost.json").is_file() else train(settings, seed)
+            gains.append(references[seed].gain(done["validation"]))
+        return statistics.mean(gains)
 
     result = search(
         trial,
         space,
         trials=payload["trials"],
-        seed=payload["seed"],
+        seed=first,
         prune=payload["prune"],
         journal=folder / "journal.jsonl",
     )
     costs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("trial-*/cost.json"))]
     return {
         "settings": result.settings,
-        "seed": payload["seed"],
+        "seeds": payload["seeds"],
         "score": result.score,
-        "best": trial_name(result.settings),
         "trials": result.trials,
         "examples": sum(cost["examples"] for cost in costs),
         "seconds": round(sum(cost["seconds"] for cost in costs), 2),
     }
+
+
+class _Reference:
+    """What all trials of a seed are measured by: its first one that came to its end.
+
+    Args:
+        path: where it is kept.
+        judged: `task.metric` -> which is better.
+    """
+
+    def __init__(self, path: Path, judged: Mapping[str, str]) -> None:
+        self.path, self.judged = path, judged
+        self.metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
+    def stands(self) -> bool:
+        """Whether a trial has come to its end."""
+        return bool(self.metrics)
+
+    def gain(self, metrics: dict[str, Any]) -> float:
+        """By how many per cent a trial is better in the mean of what is judged; the first one becomes the reference."""
+        if not self.metrics:
+            self.metrics = metrics
+            write_json(self.path, metrics)
+        return relative_gain(metrics, self.metrics, self.judged)
 
 
 def _judged(names: Sequence[str], tasks: Mapping[str, Task]) -> dict[str, str]:
@@ -176,9 +212,14 @@ def _judged(names: Sequence[str], tasks: Mapping[str, Task]) -> dict[str, str]:
 
 
 def trial_name(settings: Mapping[str, Any]) -> str:
-    """The folder of a trial, by its settings."""
+    """A name for a trial, by its settings."""
     text = json.dumps(settings, sort_keys=True)
     return f"trial-{blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+def trial_folder(settings: Mapping[str, Any], seed: int) -> str:
+    """The name of the folder of a trial's training with a seed."""
+    return f"{trial_name(settings)}-seed-{seed}"
 
 
 def data_of(recipe: Recipe, split_seed: int, folder: str) -> RunData:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -134,7 +135,12 @@ def _pareto(
     done = [run for run in search if run["status"] == "done" and run["method"] == "fixed"]
     # A search looks at validation; its trials need not have been judged on test.
     where = split if done and all(run["metrics"].get(split) for run in done) else "validation"
-    measured = [(run, measurement([run], tasks, where).metrics) for run in done]
+    trials: dict[str, list[Run]] = {}
+    for run in done:
+        trials.setdefault(run["arm"], []).append(run)
+    measured = [
+        (runs[0], _mean([measurement([run], tasks, where).metrics for run in runs])) for runs in trials.values()
+    ]
     fronts = []
     for x, y in combinations(judged, 2):
         if x[0] == y[0]:
@@ -151,6 +157,17 @@ def _pareto(
             about = {"x": ".".join(x), "y": ".".join(y), "split": where}
             fronts.append({**about, "front": [points[place] for place in front], "points": points})
     return {**fronts[0], "others": fronts[1:]} if fronts else None
+
+
+def _mean(seeds: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, float]]:
+    """Over the seeds of a trial, of what all of them have."""
+    found: dict[str, dict[str, float]] = {}
+    for task, metrics in seeds[0].items():
+        for metric in metrics:
+            values = [value for one in seeds if (value := one.get(task, {}).get(metric)) is not None]
+            if len(values) == len(seeds):
+                found.setdefault(task, {})[metric] = statistics.mean(values)
+    return found
 
 
 def _plain(value: Any) -> Any:
