@@ -41,13 +41,13 @@ def compare(
         typer.Option(metavar="KEY=A,B", help="Every arm chooses on validation: training.learning_rate=2e-5,1e-4."),
     ] = None,
     search_trials: Annotated[
-        int | None, typer.Option(min=1, help="Trainings of a search over fixed weights; else four a task.")
+        int | None, typer.Option(min=1, help="Trials of a search over fixed weights; else four a task.")
     ] = None,
     search_seeds: Annotated[
         int | None,
         typer.Option(min=1, help="Each trial of a search is trained with so many of the seeds; else with the first."),
     ] = None,
-    prune: Annotated[bool, typer.Option(help="Stop trainings of a search early where others lead.")] = True,
+    prune: Annotated[bool, typer.Option(help="Stop trials of a search with one seed early where others lead.")] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train again what failed before.")] = False,
     engine: Annotated[str, typer.Option(help="local: in turn; ray: on a Ray cluster.")] = "local",
     workers: Annotated[int | None, typer.Option(min=1, help="Trainings at once on Ray.")] = None,

@@ -372,7 +372,7 @@ def test_a_search_with_several_seeds_chooses_by_their_mean(recipe: dict[str, Any
         "tune": {"training.learning_rate": [1e-3, 3e-3, 1e-6]},
         "output": tmp_path / "c",
     }
-    found = eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=2, prune=False, progress=False)
+    found = eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=2, progress=False)
     folder = found.folder / "runs/equal"
     search = json.loads((folder / "search/search.json").read_text())
     rates = [trial["settings"]["training.learning_rate"] for trial in search["trials"]]
@@ -397,24 +397,26 @@ def test_a_search_with_several_seeds_chooses_by_their_mean(recipe: dict[str, Any
     best = rates[scores.index(max(scores))]
     assert search["settings"] == {"training.learning_rate": best}
     cost = found.summary["arms"][0]["cost"]
-    assert cost["search"]["trials"] == 3
+    assert (cost["search"]["trials"], cost["search"]["seeds"]) == (3, 2)
     assert cost["search"]["examples"] == 6 * cost["examples"]
+    assert "3 trials of 2 seeds" in found.page.read_text()
+    assert {trial["state"] for trial in search["trials"]} == {"complete"}, "one seed would decide what is stopped"
     for seed in (4, 7):  # the best trial's trainings are the arm's runs
         own = folder / "search" / trial_folder(search["settings"], seed) / "metrics.json"
         assert (folder / f"seed-{seed}/metrics.json").read_text() == own.read_text()
     # It goes on with as many, whatever seeds are asked for, and not with fewer.
-    eq.compare(recipe, **asked, seeds=[5], prune=False, progress=False)
+    eq.compare(recipe, **asked, seeds=[5], progress=False)
     assert (folder / "seed-5/metrics.json").is_file()
     with pytest.raises(RunError, match=r"made with another search \(seeds\)"):
-        eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=1, prune=False, progress=False)
-    with pytest.raises(RecipeError, match=r"search_seeds: expected 1 to 2, as many as there are seeds, found 3"):
-        eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=3, prune=False, progress=False)
+        eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=1, progress=False)
+    with pytest.raises(RecipeError, match=r"search_seeds: expected 1 to 3, as many as there are seeds, found 4"):
+        eq.compare(recipe, **asked, seeds=[4, 7], search_seeds=4, progress=False)
 
 
 def test_fixed_weights_that_were_searched_with_several_seeds_are_one_point_each(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    asked: dict[str, Any] = {"methods": ["tuned-fixed"], "search_trials": 2, "search_seeds": 2, "prune": False}
+    asked: dict[str, Any] = {"methods": ["tuned-fixed"], "search_trials": 2, "search_seeds": 2}
     found = eq.compare(recipe, **asked, seeds=2, output=tmp_path / "c", progress=False)
     points = found.summary["pareto"]["points"]
     assert len(points) == 2
@@ -425,26 +427,57 @@ def test_fixed_weights_that_were_searched_with_several_seeds_are_one_point_each(
     assert {one["arm"]: one["x"] for one in points} == pytest.approx(means["mean"].to_dict())
 
 
-def test_a_killed_search_trains_no_further_seed_twice(
+def test_a_killed_search_with_several_seeds_trains_nothing_twice(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[int] = []
+    trained: list[tuple[float, int]] = []
     real = _work.run_trial
 
     def dying(*args: Any, **kwargs: Any) -> Any:
-        trained.append(args[0].recipe.training.seed)
-        if len(trained) == 3:
+        training = args[0].recipe.training
+        trained.append((training.learning_rate, training.seed))
+        if len(trained) in (2, 6):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
+    asked: dict[str, Any] = {"methods": ["equal"], "tune": {"training.learning_rate": [1e-3, 3e-3]}, "seeds": 3}
+    asked |= {"search_seeds": 3, "progress": False}
+    whole = eq.compare(recipe, **asked, output=tmp_path / "whole")
     monkeypatch.setattr(_work, "run_trial", dying)
-    asked: dict[str, Any] = {"methods": ["equal"], "tune": {"training.learning_rate": [1e-3]}, "seeds": 3}
-    asked |= {"search_seeds": 3, "output": tmp_path / "c", "progress": False}
-    with pytest.raises(KeyboardInterrupt):
-        eq.compare(recipe, **asked)
-    found = eq.compare(recipe, **asked)
-    assert trained == [0, 1, 2, 0, 2]
-    assert found.summary["arms"][0]["runs"] == 3
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            eq.compare(recipe, **asked, output=tmp_path / "killed")
+    killed = eq.compare(recipe, **asked, output=tmp_path / "killed")
+    assert trained == [(1e-3, 0), (1e-3, 1), (1e-3, 1), (1e-3, 2), (3e-3, 0), (3e-3, 1), (3e-3, 1), (3e-3, 2)]
+    pd.testing.assert_frame_equal(killed.results, whole.results, check_exact=True)
+    scores = [
+        [trial["score"] for trial in json.loads((one.folder / "runs/equal/search/search.json").read_text())["trials"]]
+        for one in (whole, killed)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_a_trial_that_nothing_can_be_measured_by_is_no_reference(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = _work.run_trial
+
+    def constant(plan: Any, *args: Any, **kwargs: Any) -> Any:
+        found = real(plan, *args, **kwargs)
+        if plan.recipe.training.learning_rate == 1e-3 and plan.recipe.training.seed == 1:
+            found["splits"]["validation"]["label"]["macro_f1"] = 0.0
+        return found
+
+    monkeypatch.setattr(_work, "run_trial", constant)
+    asked: dict[str, Any] = {"methods": ["equal"], "tune": {"training.learning_rate": [1e-3, 3e-3]}, "seeds": 2}
+    found = eq.compare(
+        recipe, **asked, search_seeds=2, metrics=["label.macro_f1"], output=tmp_path / "c", progress=False
+    )
+    trials = json.loads((found.folder / "runs/equal/search/search.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials] == ["failed", "complete"]
+    assert "label.macro_f1 of the reference is 0" in trials[0]["reason"]
+    assert found.summary["arms"][0]["settings"]["training.learning_rate"] == 3e-3
+    assert found.summary["arms"][0]["runs"] == 2
 
 
 def test_a_comparison_of_another_version_is_not_gone_on_with(recipe: dict[str, Any], tmp_path: Path) -> None:

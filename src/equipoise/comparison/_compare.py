@@ -69,12 +69,12 @@ def compare(
         budget: of one training: examples (20000), or time (`10min`, `90s`, `1h`); None takes the recipe's epochs.
         folds: cross-validation with so many folds, for small test splits; None uses the recipe's own splits.
         tune: recipe key -> values; every arm chooses its own on validation.
-        search_trials: trainings of a search over fixed weights, the first with equal weights; None takes those of the
+        search_trials: trials of a search over fixed weights, the first with equal weights; None takes those of the
             comparison in `output` or, where it is new, four a task.
         search_seeds: with so many of the seeds, the first ones, each trial of a search is trained, and the mean decides;
             None takes as many as the comparison in `output` or, where it is new, one. Where the validation split is
             small, one seed's best is the best by chance.
-        prune: stop trials of a search early where others lead with the first seed (successive halving).
+        prune: stop trials of a search early where others lead (successive halving); with several seeds none is stopped.
         retry_failed: train again what failed in an earlier call, as after a full disk.
         engine: `local` trains in turn, `ray` on a Ray cluster.
         workers: trainings at once on Ray; None takes what the cluster has room for.
@@ -110,7 +110,7 @@ def compare(
     standing = _standing(output)
     if search_trials is None:
         search_trials = standing.get("searched", {}).get("trials") or TRIALS_A_TASK * len(given.tasks)
-    search_with = _search_seeds(search_seeds, wanted, standing.get("searched", {}).get("seeds"))
+    search_with = _search_seeds(search_seeds, wanted, standing)
     made, unusable = expand(methods, given, arms, tune=tune, taken=standing.get("arms", ()))
     settings = {
         "format_version": FORMAT_VERSION,
@@ -219,16 +219,17 @@ def _standing(output: str | Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _search_seeds(count: int | None, seeds: Sequence[int], standing: list[int] | None) -> list[int]:
+def _search_seeds(count: int | None, wanted: Sequence[int], standing: Mapping[str, Any]) -> list[int]:
     """The first `count` seeds; those that the searches of the comparison had, where they are as many."""
-    if standing and count in (None, len(standing)):
-        return standing
-    count = 1 if count is None else count
+    before: list[int] = standing.get("searched", {}).get("seeds", [])
+    if before and count in (None, len(before)):
+        return before
+    seeds, count = sorted({*standing.get("seeds", ()), *wanted}), 1 if count is None else count
     if not 1 <= count <= len(seeds):
         raise RecipeError(
             f"compare: search_seeds: expected 1 to {len(seeds)}, as many as there are seeds, found {count}"
         )
-    return list(seeds[:count])
+    return seeds[:count]
 
 
 def _seeds(given: int | Sequence[int]) -> list[int]:

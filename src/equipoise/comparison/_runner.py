@@ -292,7 +292,7 @@ class Runner:
             arm["settings"] = (dict(known.overrides) if known else {}) | found.get("settings", {})
             if "trials" in found:
                 arm["cost"]["search"] = {key: found[key] for key in ("examples", "seconds", "settings")}
-                arm["cost"]["search"]["trials"] = len(found["trials"])
+                arm["cost"]["search"] |= {"trials": len(found["trials"]), "seeds": len(found["seeds"])}
         summary["train_rows"] = len(self.data.tokens["train"])
         spent = self._seconds() - before
         summary["harness"] = {  # of this call; what is neither training nor judging is the harness's own

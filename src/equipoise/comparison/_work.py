@@ -100,8 +100,8 @@ def search_arm(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dic
 
     Args:
         payload: as of `train_one`, where `recipe` is the comparison's, and `folder` is where the trials go; with `arm`,
-            `space` (what `Space` takes), `trials`, `seeds` (each trial is trained with all of them; the first decides
-            what is drawn, and which trials are stopped early), `judged` (metrics, `task.metric`) and `prune`.
+            `space` (what `Space` takes), `trials`, `seeds` (each trial is trained with all of them, the first
+            decides what is drawn), `judged` (metrics, `task.metric`) and `prune` (of one seed only).
         callbacks: see `train_one`.
 
     Returns:
@@ -129,10 +129,9 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
     if "validation" not in data.tokens:
         raise TrialFailed("a search needs a validation split, and there is none. Set data.validation")
     judged = _judged(payload["judged"], data.prepared.tasks)
-    first, *others = payload["seeds"]
-    references = {seed: _Reference(folder / f"reference-seed-{seed}.json", judged) for seed in payload["seeds"]}
+    seeds, reference = payload["seeds"], _Reference(folder / "reference.json", judged)
 
-    def train(settings: Mapping[str, Any], seed: int, watch: Watch | None = None) -> dict[str, Any]:
+    def train(settings: Mapping[str, Any], seed: int, watch: Watch | None) -> dict[str, Any]:
         place = folder / trial_folder(settings, seed)
         recipe = settings_of(arm, base, settings)
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
@@ -146,31 +145,36 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
 
     def trial(settings: Mapping[str, Any], report: Callable[[float, float], bool]) -> float:
         def watch(share: float, metrics: dict[str, Any]) -> bool:
-            return references[first].stands and report(share, references[first].gain(metrics))
+            return bool(reference.seeds) and report(share, reference.gain({seeds[0]: metrics}))
 
-        splits = train(settings, first, watch)
-        if not splits:
-            return 0.0  # the search has stopped it, and reads no score
-        gains = [references[first].gain(splits["validation"])]
-        for seed in others:
+        found = {}
+        for seed in seeds:
             run = Run(folder / trial_folder(settings, seed))
-            # One that was over before the search was killed is not trained again.
-            done = run.metrics["splits"] if (run.folder / "cost.json").is_file() else train(settings, seed)
-            gains.append(references[seed].gain(done["validation"]))
-        return statistics.mean(gains)
+            # What one seed says at a third of its training would decide which trials the others never see.
+            alone = len(seeds) == 1
+            if not alone and (run.folder / "cost.json").is_file():
+                splits = run.metrics["splits"]  # was over before the search was killed
+            else:
+                splits = train(settings, seed, watch if alone else None)
+            if not splits:
+                return 0.0  # the search has stopped it, and reads no score
+            found[seed] = splits["validation"]
+        if not reference.seeds:
+            reference.set(found)
+        return reference.gain(found)
 
     result = search(
         trial,
         space,
         trials=payload["trials"],
-        seed=first,
-        prune=payload["prune"],
+        seed=seeds[0],
+        prune=payload["prune"] and len(seeds) == 1,
         journal=folder / "journal.jsonl",
     )
     costs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("trial-*/cost.json"))]
     return {
         "settings": result.settings,
-        "seeds": payload["seeds"],
+        "seeds": seeds,
         "score": result.score,
         "trials": result.trials,
         "examples": sum(cost["examples"] for cost in costs),
@@ -179,28 +183,36 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
 
 
 class _Reference:
-    """What all trials of a seed are measured by: its first one that came to its end.
+    """What all trials are measured by: the first one that came to its end, seed by seed.
 
     Args:
         path: where it is kept.
         judged: `task.metric` -> which is better.
+
+    Attributes:
+        seeds: seed -> its metrics on validation; empty before that.
     """
 
     def __init__(self, path: Path, judged: Mapping[str, str]) -> None:
         self.path, self.judged = path, judged
-        self.metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        self.seeds: dict[int, dict[str, Any]] = {int(seed): metrics for seed, metrics in kept.items()}
 
-    @property
-    def stands(self) -> bool:
-        """Whether a trial has come to its end."""
-        return bool(self.metrics)
+    def set(self, seeds: dict[int, dict[str, Any]]) -> None:
+        """Takes a trial for it.
 
-    def gain(self, metrics: dict[str, Any]) -> float:
-        """By how many per cent a trial is better in the mean of what is judged; the first one becomes the reference."""
-        if not self.metrics:
-            self.metrics = metrics
-            write_json(self.path, metrics)
-        return relative_gain(metrics, self.metrics, self.judged)
+        Raises:
+            TrialFailed: a metric of it is missing, not finite or zero, so that nothing could be measured by it.
+        """
+        for metrics in seeds.values():
+            relative_gain(metrics, metrics, self.judged)
+        self.seeds = seeds
+        write_json(self.path, {str(seed): metrics for seed, metrics in seeds.items()})
+
+    def gain(self, seeds: Mapping[int, Mapping[str, Any]]) -> float:
+        """By how many per cent a trial is better, in the mean over seeds and over what is judged."""
+        gains = [relative_gain(metrics, self.seeds[seed], self.judged) for seed, metrics in seeds.items()]
+        return statistics.mean(gains)
 
 
 def _judged(names: Sequence[str], tasks: Mapping[str, Task]) -> dict[str, str]:

@@ -43,7 +43,7 @@ def summarise(
             `seed`, `fold`, `status`, `reason`, `metrics` (split -> task -> metric), `training`, `history` (lines of
             `history.jsonl`), `predictions` (task -> `true`, `predicted`), and where known `settings` (what differs from
             the recipe) and, for trials of a search, `search_for`: the arm whose settings it chose (the tuned arm, if not
-            said).
+            said); what a trial trained with several seeds has one `arm`, and is one point of the trade-off.
         tasks: name -> fitted task.
         baseline: the arm that the others are compared with.
         judged: what is tested, as `task.metric`; each task's main metric if not said.

@@ -38,7 +38,7 @@ def cost(arm: Arm, baseline: Arm | None, trials: Sequence[Run]) -> dict[str, Any
     if trials:
         spent = [run.get("training") or {} for run in trials]
         found["search"] = {
-            "trials": len(trials),
+            "trials": len({run["arm"] for run in trials}),
             "examples": int(sum(one.get("examples") or 0 for one in spent)),
             "seconds": float(sum(one.get("seconds") or 0.0 for one in spent)),
             "settings": arm.settings,

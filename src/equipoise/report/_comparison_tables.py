@@ -136,7 +136,10 @@ def cost_table(arms: Sequence[Arm]) -> Html:
     for arm in arms:
         cost = arm.facts["cost"]
         search = cost.get("search")
-        looked = f"{search['trials']} trials, {seconds(search.get('seconds'))}" if search else MISSING
+        looked = MISSING
+        if search:
+            seeds = f" of {search['seeds']} seeds" if search.get("seeds", 1) > 1 else ""
+            looked = f"{search['trials']} trials{seeds}, {seconds(search.get('seconds'))}"
         rows.append(
             [
                 arm_cell(arm),
