@@ -611,6 +611,24 @@ def test_a_search_makes_up_for_held_out_rows_too(recipe: dict[str, Any], tmp_pat
     assert len({json.loads(path.read_text())["training"]["steps"] for path in paths}) == 1
 
 
+def test_a_search_over_batch_sizes_counts_steps_by_each(recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["training"] |= {"max_steps": 12, "batch_size": 8}
+    tune = {"training.batch_size": [4, 16]}
+    found = eq.compare(recipe, methods=["equal", "single"], tune=tune, seeds=2, output=tmp_path / "c", progress=False)
+    single = Arm("single:polarity", "single").folder
+    folders = {arm: found.folder / "runs" / arm for arm in ("equal", single)}
+
+    def examples(arm: str, place: str) -> int:
+        return int(json.loads((folders[arm] / place / "metrics.json").read_text())["training"]["examples"])
+
+    for size in (4, 16):
+        trial = f"search/{trial_folder({'training.batch_size': size}, 0)}"
+        share = examples(single, trial) / examples("equal", trial)
+        assert share == pytest.approx(6 / 7, abs=0.1), "a row in seven has no score"
+    for arm in folders:  # the first seed's run is the search's, the second's is not
+        assert abs(examples(arm, "seed-0") - examples(arm, "seed-1")) <= 16
+
+
 def test_an_average_over_the_last_steps_needs_to_know_them(recipe: dict[str, Any], tmp_path: Path) -> None:
     arms = {"swa": {"training": {"averaging": "swa"}}}
     found = eq.compare(

@@ -26,7 +26,7 @@ from equipoise.comparison._folder import Comparison, Job
 from equipoise.comparison._folds import fold_recipes
 from equipoise.comparison._records import record, search_records, write_results
 from equipoise.comparison._search import require_optuna
-from equipoise.comparison._work import data_of, do, trial_folder
+from equipoise.comparison._work import data_of, do, in_epochs, trial_folder
 from equipoise.data import text_hashes
 from equipoise.evaluation import summarise
 from equipoise.recipe import Recipe
@@ -117,7 +117,7 @@ class Runner:
         if self.settings["folds"]:
             self.recipes = fold_recipes(self.recipe, self.settings["folds"], self.data_folder)
         if self.examples is not None:
-            self.recipes = [self._by_examples(one, self.examples) for one in self.recipes]
+            self.recipes = [in_epochs(one, self.examples, self._rows(one)) for one in self.recipes]
         write_json(self.comparison.settings_file, self.settings)
         shutil.copyfile(self.data.rejected_file, self.comparison.rejected_file)
 
@@ -127,11 +127,8 @@ class Runner:
             if (folder / "failed.json").is_file():
                 shutil.rmtree(folder)
 
-    def _by_examples(self, recipe: Recipe, examples: int) -> Recipe:
-        """In epochs, so that a single-task model sees its own rows as often as the others see theirs."""
-        rows = len(data_of(recipe, self.recipe.training.seed, str(self.data_folder)).tokens["train"])
-        changes = {"epochs": examples / rows, "max_steps": None}
-        return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+    def _rows(self, recipe: Recipe) -> int:
+        return len(data_of(recipe, self.recipe.training.seed, str(self.data_folder)).tokens["train"])
 
     def _jobs(self) -> list[Job]:
         """Every training, a seed of all arms before the next seed, so that what is done so far can be compared."""
@@ -154,9 +151,6 @@ class Runner:
         return Display(total, self.console)
 
     def _payload(self, recipe: Recipe, arm: Arm, seed: int, folder: Any) -> dict[str, Any]:
-        training = recipe.training
-        if arm.tasks is not None and training.max_steps is not None:
-            recipe = self._by_examples(recipe, training.max_steps * training.batch_size * training.accumulation)
         seeded = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
         return {
             "recipe": seeded.model_dump(mode="json", by_alias=True),

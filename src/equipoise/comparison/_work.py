@@ -29,7 +29,7 @@ from equipoise.runs import Run, write_json
 from equipoise.tasks import Task
 from equipoise.training import Plan, RunData, count_steps, make_plan, read_data, run_trial
 
-__all__ = ["data_of", "do", "search_arm", "train_one", "trial_folder", "trial_name"]
+__all__ = ["data_of", "do", "in_epochs", "search_arm", "train_one", "trial_folder", "trial_name"]
 
 #: Is told what share of a training is done and its metrics on validation, and says whether to stop.
 Watch = Callable[[float, dict[str, Any]], bool]
@@ -58,9 +58,7 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
         # Checked where the payload was made; what a recipe of some of the tasks names is not checked again.
         recipe = Recipe.model_validate(payload["recipe"])
         data = data_of(recipe, payload["split_seed"], payload["data_folder"])
-        if payload["tasks"] is not None:
-            data = data.only(payload["tasks"])
-        plan = _plan(recipe, folder, data)
+        plan = _plan(recipe, folder, data, payload["tasks"])
         how = {"seconds": payload["seconds"], "callbacks": callbacks, "notes": {"engine": payload["engine"]}}
         with attempt(folder):
             return {"metrics": run_trial(plan, folder, **how)}
@@ -73,8 +71,23 @@ def train_one(payload: Mapping[str, Any], callbacks: Sequence[Any] = ()) -> dict
     return found
 
 
-def _plan(recipe: Recipe, folder: Path, data: RunData) -> Plan:
-    """The plan of a training that makes up for rows that its method holds out: it trains on as many as the others."""
+def in_epochs(recipe: Recipe, examples: int, rows: int) -> Recipe:
+    """The recipe for so many examples of a table of `rows`, told in epochs: a model of some tasks has fewer rows to see."""
+    changes = {"epochs": examples / rows, "max_steps": None}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+
+
+def _plan(recipe: Recipe, folder: Path, data: RunData, tasks: Sequence[str] | None) -> Plan:
+    """The plan of a training that sees each of its rows as often as the other arms do.
+
+    It makes up for rows that its method holds out: it trains on as many as the others.
+    """
+    if tasks is not None:
+        training = recipe.training
+        if training.max_steps is not None:
+            examples = training.max_steps * training.batch_size * training.accumulation
+            recipe = in_epochs(recipe, examples, len(data.tokens["train"]))
+        data = data.only(tasks)
     plan, rows = make_plan(recipe, folder, data), len(data.tokens["train"])
     if len(plan.training_rows) == rows or recipe.training.max_steps is not None:
         return plan
@@ -122,10 +135,10 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
     space = Space(**payload["space"])
 
     def data_for(recipe: Recipe) -> RunData:
-        data = data_of(recipe, payload["split_seed"], payload["data_folder"])
-        return data if arm.tasks is None else data.only(arm.tasks)
+        return data_of(recipe, payload["split_seed"], payload["data_folder"])
 
     data = data_for(settings_of(arm, base, space.settings(space.parameters())))
+    data = data if arm.tasks is None else data.only(arm.tasks)
     if "validation" not in data.tokens:
         raise TrialFailed("a search needs a validation split, and there is none. Set data.validation")
     judged = _judged(payload["judged"], data.prepared.tasks)
@@ -135,7 +148,7 @@ def _search(payload: Mapping[str, Any], folder: Path, callbacks: Sequence[Any]) 
         place = folder / trial_folder(settings, seed)
         recipe = settings_of(arm, base, settings)
         recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"seed": seed})})
-        plan = _plan(recipe, place, data_for(recipe))
+        plan = _plan(recipe, place, data_for(recipe), arm.tasks)
         how = {"seconds": payload["seconds"], "callbacks": callbacks, "notes": {"engine": payload["engine"]}}
         with attempt(place):
             found = run_trial(plan, place, watch=watch, **how)
