@@ -38,6 +38,7 @@ TITLES = {
     "emobank_full": "EmoBank, all training rows",
     "sst_again": "SST, five fresh seeds",
     "sst_options": "SST, what else might help",
+    "sst_schedules": "SST, schedules",
     "emobank_again": "EmoBank, five fresh seeds",
     "phrasebank_fiqa_again": "PhraseBank + FiQA, five fresh seeds",
     "emobank_pairs": "EmoBank, pairs of tasks",

@@ -65,6 +65,18 @@ MORE = {
         "all+ordinal": {"tasks.band.type": "ordinal"},
     }.items()
 }
+#: How long, with which rate over time, averaged over which steps, and which checkpoint is kept.
+SCHEDULES = {
+    name: EQUAL | {f"training.{key}": value for key, value in settings.items()}
+    for name, settings in {
+        "equal+swa": {"averaging": "swa"},
+        "equal, cosine": {"schedule": "cosine"},
+        "equal, constant rate": {"schedule": "constant"},
+        "equal, 5 epochs": {"epochs": 5},
+        "equal, 5 epochs, stopped early": {"epochs": 5, "evaluate_every_steps": 16, "early_stopping": 4},
+        "equal, kept by the score": {"evaluate_every_steps": 16, "select": "polarity.mse"},
+    }.items()
+}
 #: A last block of each task's own: for tasks that fight.
 BLOCK = {"all+private block": DAO | TOGETHER | {"model.private_layers": 1}}
 TWO_BLOCKS = {"all+2 private blocks": DAO | TOGETHER | {"model.private_layers": 2}}
@@ -200,6 +212,7 @@ PARTS = {
         {"dao+all": RECIPE["dao+all"]},
     ),
     "sst_options": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | MORE),
+    "sst_schedules": Part("sst", "equal", FRESH[:3], SST, SUBSET, SCHEDULES),
     # Six further methods where the tasks are as loud as each other, and where each has a table.
     "fiqa_further": Part("fiqa_aspect", f"equal,{further(27)}", 5, FIQA),
     "phrasebank_fiqa_further": Part("phrasebank_fiqa", f"equal,{FURTHER}", 3, PHRASEBANK_FIQA, SUBSET),
