@@ -3,7 +3,7 @@
     python benchmarks/study/page.py              # fills docs/study.md's tables, draws docs/images/study_*.png
     python benchmarks/study/page.py --check      # whether the tables are those of the results
 
-The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end NAME -->` is written here.
+`study.py` does that last, too. The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end NAME -->` is written here.
 """
 
 from __future__ import annotations
@@ -831,6 +831,12 @@ def draw() -> None:
         over_time(found["fiqa_aspect"], TITLES["fiqa_aspect"], "study_time_fiqa.png")
 
 
+def write() -> None:
+    """Fills the page's tables and draws its pictures."""
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    draw()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 if the tables are out of date")
@@ -841,8 +847,7 @@ def main() -> int:
             return 0
         print("docs/study.md is out of date: run python benchmarks/study/page.py")
         return 1
-    PAGE.write_text(filled(page), encoding="utf-8")
-    draw()
+    write()
     return 0
 
 

@@ -3,7 +3,7 @@
     python benchmarks/study/study.py                 # all parts, in order; goes on where it was stopped
     python benchmarks/study/study.py sst emobank     # some of them
     python benchmarks/study/study.py emobank --methods equal,plain,dao   # these first; the others may come later
-    python benchmarks/study/study.py --collect       # results and pictures from what has been trained
+    python benchmarks/study/study.py --collect       # results, tables and pictures from what has been trained
 
 Every part is one `equipoise.compare`, so the tool that users have makes the study. Trainings go to `runs/study/` (ignored by
 git: predictions hold labels of sets that may not be passed on); figures go to `benchmarks/study/results/`.
@@ -220,7 +220,7 @@ PARTS = {
     "sst_full": Part("sst", "plain,equal,dao", 3, SST, arms=ALL | CAREFUL),
     "emobank_full": Part("emobank", "plain,equal,dao", 3, EMOBANK, arms=BEST | CAREFUL),
     # What the three seeds of many arms suggest, asked again of five seeds that had no part in it: few arms, few tests.
-    # Five is what the first answers' power calculation gives.
+    # Five is what the first answers' power calculation gives for EmoBank; SST would have needed ten (docs/study.md).
     "sst_again": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]}),
     "emobank_again": Part(
         "emobank", "plain,equal,tuned-fixed,dao", FRESH, EMOBANK, SUBSET, {"dao+all": RECIPE["dao+all"]}, trials=None
@@ -419,7 +419,10 @@ def main() -> None:
         print(f"== {name} ==", flush=True)
         run(name, options.engine, options.workers, options.methods)
     if not options.no_collect:
+        from page import write
+
         collect()
+        write()
 
 
 if __name__ == "__main__":

@@ -629,6 +629,31 @@ def test_a_search_over_batch_sizes_counts_steps_by_each(recipe: dict[str, Any], 
         assert abs(examples(arm, "seed-0") - examples(arm, "seed-1")) <= 16
 
 
+def test_classes_that_go_together_are_told_apart_one_by_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+    table = pd.read_csv(recipe["data"]["train"])
+    table["tags"] = [f"{label}|loud" if place % 3 == 0 else label for place, label in enumerate(table["label"])]
+    table.loc[::5, "tags"] = None
+    recipe["data"]["train"] = str(tmp_path / "tags.csv")
+    table.to_csv(tmp_path / "tags.csv", index=False)
+    recipe["tasks"] = {"polarity": recipe["tasks"]["polarity"], "tags": {"type": "multilabel"}}
+    for name, folds in (("c", None), ("f", 2)):
+        found = eq.compare(recipe, methods=["equal"], seeds=1, folds=folds, output=tmp_path / name, progress=False)
+        regions = found.summary["arms"][0]["regions"]["tags"]
+        by_class = {one["name"]: one for one in regions["classes"]}
+        labels = table["tags"].dropna().str.get_dummies()
+        assert set(by_class) == set(labels.columns)
+        if folds is None:
+            run = eq.Run(found.folder / "runs/equal/seed-0")
+            own = run.metrics["splits"]["test"]["tags"]["per_class"]
+            for name_of, one in by_class.items():
+                assert one["n"] == own[name_of]["n"] > 0
+                assert one["f1"]["mean"] == pytest.approx(own[name_of]["f1"])
+                assert one["train"] < labels[name_of].sum()
+            assert "tags: f1" in found.page.read_text()
+        else:  # every row is judged once
+            assert {name_of: one["n"] for name_of, one in by_class.items()} == labels.sum().to_dict()
+
+
 def test_an_average_over_the_last_steps_needs_to_know_them(recipe: dict[str, Any], tmp_path: Path) -> None:
     arms = {"swa": {"training": {"averaging": "swa"}}}
     found = eq.compare(

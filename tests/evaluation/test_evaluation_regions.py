@@ -88,3 +88,12 @@ def test_errors_by_class_by_hand():
     assert set(c.values()) == {0.0}
     assert [(one["n"], one["train"]) for one in found] == [(3, 30), (1, 10), (0, 0)]
     assert errors_by_class(["a"], [Rows(true, true)])[0]["train"] is None
+
+
+def test_errors_by_class_where_several_go_together():
+    true = np.array([[1, 0], [1, 1], [0, 0]], dtype=bool)
+    predicted = np.array([[1, 1], [0, 1], [0, 0]], dtype=bool)
+    a, b = errors_by_class(["a", "b"], [Rows(true, predicted)], [20, 10])
+    assert (a["n"], a["train"], a["precision"]["mean"], a["recall"]["mean"]) == (2, 20, 1.0, 0.5)
+    assert (b["n"], b["train"], b["precision"]["mean"], b["recall"]["mean"]) == (1, 10, 0.5, 1.0)
+    assert a["f1"]["mean"] == b["f1"]["mean"] == pytest.approx(2 / 3)

@@ -108,7 +108,15 @@ def test_tasks_that_pay_are_to_be_trained_apart(summary):
     ]
     summary["losing"]["polarity.mse"] |= {"verdict": "apart", "least_loss": None}
     assert any("than the model of polarity alone: train" in sentence for sentence in verdict(summary))
+    # Of two tasks the other one is to blame; of three nobody knows without models of two.
+    hint = "Beside which tasks shows with pairs among the methods: a model of every two tasks."
+    assert hint not in verdict(summary | {"tasks": {"polarity": {}, "label": {}}})
+    summary["tasks"] = {"polarity": {}, "label": {}, "topic": {}}
+    assert hint in verdict(summary)
+    pairs = {"tasks": ["polarity", "label"], "gain": [[None] * 2] * 2, "verdict": [[None] * 2] * 2, "source": "pairs"}
+    assert hint not in verdict(summary | {"transfer": pairs})
     summary["losing"]["polarity.mse"]["verdict"] = "same"
+    assert hint not in verdict(summary)
     assert not any("Every shared model" in sentence for sentence in verdict(summary))
 
 

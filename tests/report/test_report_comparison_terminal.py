@@ -45,6 +45,20 @@ def test_four_metrics_and_sixteen_arms_fit_into_a_hundred_columns() -> None:
         assert name in text
 
 
+def test_what_a_search_cost_and_what_was_reached_in_equal_time() -> None:
+    quick = arm("equal", equal_time={"score.mse": spread(0.081, 0.002)})
+    slow = arm("slow", equal_time={"score.mse": spread(0.093, 0.004)})
+    slow["cost"] |= {"search": {"trials": 24, "seconds": 1320.0, "examples": 9, "settings": {}}}
+    late = arm("late", equal_time={"score.mse": None})
+    text = shown(summary(quick, slow, late, equal_time_seconds=61.2))
+    assert "24 in 22.0 min" in text
+    _, _, last = text.partition("at equal wall time: validation after 61.2 s of training")
+    rows = {line.split()[0]: line.split()[1:] for line in last.splitlines()[1:] if "±" in line}
+    assert rows == {"equal": ["0.0810", "±", "0.0020"], "slow": ["0.0930", "±", "0.0040"]}
+    assert "search" not in shown(summary(quick))
+    assert "wall time" not in shown(summary(arm("equal")))
+
+
 @pytest.mark.parametrize("group", get_args(Group))
 def test_arms_of_every_kind_are_listed(group: Group) -> None:
     assert set(GROUPS) == set(get_args(Group))

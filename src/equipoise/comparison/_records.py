@@ -94,9 +94,16 @@ def _predictions(path: Path, tasks: Iterable[Task]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     table = pq.read_table(path)
-    found = {}
+    found: dict[str, Any] = {}
     for task in tasks:
-        if task.kind == "multilabel" or task.name not in table.column_names:
+        if task.name not in table.column_names:
+            continue
+        if task.kind == "multilabel":
+            # The cells name the classes, between separators.
+            cells = {"true": table.column(f"{task.name}/true"), "predicted": table.column(task.name)}
+            targets = {side: task.encode(column).targets for side, column in cells.items()}
+            labelled = ~np.isnan(targets["true"]).any(axis=1)
+            found[task.name] = {side: encoded[labelled] == 1 for side, encoded in targets.items()}
             continue
         true = table.column(f"{task.name}/true").to_pandas()
         held = true.notna().to_numpy()

@@ -70,9 +70,9 @@ class Judgement:
 
     def _learn_regions(self, name: str, targets: NDArray[np.float32]) -> None:
         classes = classes_of(self.tasks[name])
-        if targets.ndim > 1:  # several classes a text: no exclusive class, no score
-            return
-        if classes is None:
+        if targets.ndim > 1:  # several classes a text
+            self.train_counts[name] = np.sum(targets == 1, axis=0).tolist()
+        elif classes is None:
             regions = score_regions(self.tasks[name].decode(targets))
             if regions is not None:
                 self.regions[name] = regions
@@ -175,7 +175,7 @@ class Judgement:
     def _regions(self, arm: Arm) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for task in arm.tasks:
-            rows = [one.rows[task] for one in arm.measured.values() if task in one.rows]
+            rows = [held[task] for one in arm.measured.values() for held in (one.rows, one.sets) if task in held]
             classes = classes_of(self.tasks[task])
             if rows and classes is not None:
                 by_class = errors_by_class(classes, rows, self.train_counts.get(task), self.level)

@@ -57,11 +57,13 @@ class Measurement:
         metrics: task -> name -> value, None where one has no meaning.
         counts: task -> judged rows that carry its label.
         rows: task -> those rows; absent for tasks without one prediction a row.
+        sets: task -> the rows of a task whose classes don't exclude each other: `[rows, classes]`, whether each is there.
     """
 
     metrics: dict[str, dict[str, float | None]]
     counts: dict[str, int]
     rows: dict[str, Rows]
+    sets: dict[str, Rows]
 
 
 @dataclass
@@ -171,7 +173,9 @@ def _failure(run: Run) -> dict[str, Any]:
 def measurement(runs: Sequence[Run], tasks: Mapping[str, Task], split: str) -> Measurement:
     """One seed's runs over all folds, or one run without folds, as one measurement."""
     names = [task for task in runs[0]["tasks"] if all(task in run["metrics"].get(split, {}) for run in runs)]
-    rows = {task: found for task in names if (found := _rows(runs, task, tasks[task])) is not None}
+    found = {task: one for task in names if (one := _rows(runs, task, tasks[task])) is not None}
+    rows = {task: one for task, one in found.items() if one.true.ndim == 1}
+    sets = {task: one for task, one in found.items() if task not in rows}
     metrics = {}
     for task in names:
         by_fold = [run["metrics"][split][task] for run in runs]
@@ -185,7 +189,7 @@ def measurement(runs: Sequence[Run], tasks: Mapping[str, Task], split: str) -> M
             for key in plain
         }
     counts = {task: sum(int(run["metrics"][split][task].get("n", 0)) for run in runs) for task in names}
-    return Measurement(metrics, counts, rows)
+    return Measurement(metrics, counts, rows, sets)
 
 
 def _rows(runs: Sequence[Run], task: str, kind: Task) -> Rows | None:
@@ -207,9 +211,11 @@ def _levelled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _numbers(values: Any, labels: list[str] | None, task: str) -> NDArray[Any]:
-    """Scores as they are; class names as their indices."""
+    """Scores as they are; class names as their indices; `[rows, classes]` as it is."""
     if labels is None:
         return np.asarray(values, dtype=np.float64)
+    if np.ndim(values) > 1:
+        return np.asarray(values, dtype=np.bool_)
     index = {label: k for k, label in enumerate(labels)}
     try:
         return np.array([index[str(value)] for value in values], dtype=np.int64)

@@ -169,7 +169,7 @@ def errors_by_class(
 
     Args:
         classes: names, in order of their indices.
-        measured: one a seed.
+        measured: one a seed, of class indices `[rows]` or, where several classes go together, of `[rows, classes]`.
         train_counts: training rows of each class; None where not known.
         level: of the intervals over seeds.
 
@@ -179,8 +179,9 @@ def errors_by_class(
     """
     found = []
     for k, name in enumerate(classes):
-        hits = [int(np.sum((one.true == k) & (one.predicted == k))) for one in measured]
-        held, said = ([int(np.sum(getattr(one, side) == k)) for one in measured] for side in ("true", "predicted"))
+        true, predicted = ([_members(getattr(one, side), k) for one in measured] for side in ("true", "predicted"))
+        hits = [int(np.sum(ours & theirs)) for ours, theirs in zip(true, predicted, strict=True)]
+        held, said = ([int(np.sum(one)) for one in side] for side in (true, predicted))
         found.append(
             {
                 "name": name,
@@ -191,6 +192,12 @@ def errors_by_class(
                 "f1": mean_interval([_share(2 * h, t + p) for h, t, p in zip(hits, held, said, strict=True)], level),
             }
         )
+    return found
+
+
+def _members(values: NDArray[Any], k: int) -> NDArray[np.bool_]:
+    """Which rows are of class k."""
+    found: NDArray[np.bool_] = values[:, k] if values.ndim > 1 else values == k
     return found
 
 

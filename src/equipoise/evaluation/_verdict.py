@@ -172,6 +172,8 @@ def _apart(summary: Summary) -> list[str]:
                 if losses:
                     losers += losses
                     sentences.append(f"Train {second} and {first} apart: {' and '.join(losses.values())}.")
+    elif losers and len(summary["tasks"]) > 2:
+        sentences.append("Beside which tasks shows with pairs among the methods: a model of every two tasks.")
     return [*sentences, *_room(summary, losers)]
 
 

@@ -12,7 +12,17 @@ from rich.text import Text
 
 from equipoise.report._arms import MARKS, Arm, arms_of, judged_of, verdict_of
 from equipoise.report._comparison_tables import column_places
-from equipoise.report._numbers import MISSING, decimals, half_width, interval, number, plus_minus, ratio, signed
+from equipoise.report._numbers import (
+    MISSING,
+    decimals,
+    half_width,
+    interval,
+    number,
+    plus_minus,
+    ratio,
+    seconds,
+    signed,
+)
 
 __all__ = ["comparison_lines", "comparison_table"]
 
@@ -56,6 +66,12 @@ def comparison_table(summary: Mapping[str, Any]) -> Table:
         whole.add_row(_metrics(arms, judged[part * len(judged) // tables : (part + 1) * len(judged) // tables]))
     whole.add_row(Text("arms as a whole; time and memory as multiples of the baseline's", style="italic"))
     whole.add_row(_together(arms))
+    in_time = [arm for arm in arms if any((arm.facts.get("equal_time") or {}).values())]
+    if in_time:
+        took = seconds(summary["equal_time_seconds"])
+        whole.add_row(Text(f"at equal wall time: validation after {took} of training", style="italic"))
+        for part in range(tables):
+            whole.add_row(_in_time(in_time, judged[part * len(judged) // tables : (part + 1) * len(judged) // tables]))
     return whole
 
 
@@ -81,16 +97,41 @@ def _value(arm: Arm, judged: str, places: int) -> Text:
     return text
 
 
+def _in_time(arms: Sequence[Arm], judged: Sequence[str]) -> Table:
+    table, found = _table(), {arm.name: arm.facts["equal_time"] for arm in arms}
+    places = {}
+    for name in judged:
+        table.add_column(Text(judged_of(name)), justify="right")
+        known = [one for arm in arms if (one := found[arm.name].get(name))]
+        places[name] = decimals([one["mean"] for one in known], [half_width(one) for one in known])
+    for arm in arms:
+        cells = [plus_minus(found[arm.name].get(name), places[name]) for name in judged]
+        if set(cells) != {MISSING}:
+            table.add_row(_name(arm), *cells)
+    return table
+
+
 def _together(arms: Sequence[Arm]) -> Table:
     table = _table()
-    for head in ("Δm, %", "mean rank", "time", "memory", "backward", "runs", "failed"):
+    searched = any(arm.facts["cost"].get("search") for arm in arms)
+    for head in (
+        "Δm, %",
+        "mean rank",
+        "time",
+        "memory",
+        "backward",
+        *(["search"] if searched else []),
+        "runs",
+        "failed",
+    ):
         table.add_column(head, justify="right")
     gains = [arm.facts["delta_m"] for arm in arms if arm.facts.get("delta_m")]
     places = min(2, decimals([], [half_width(gain) for gain in gains])) if gains else 1
     for arm in arms:
         cost, gain = arm.facts["cost"], arm.facts.get("delta_m")
         half = half_width(gain) if gain else None
-        extra = cost["extra_backwards_per_step"]
+        extra, search = cost["extra_backwards_per_step"], cost.get("search")
+        looked = f"{search['trials']} in {seconds(search['seconds'])}" if search else ""
         table.add_row(
             _name(arm),
             signed(gain["mean"], places) + ("" if half is None else f" ± {number(half, places)}") if gain else MISSING,
@@ -98,6 +139,7 @@ def _together(arms: Sequence[Arm]) -> Table:
             ratio(cost["seconds_ratio"]),
             ratio(cost["memory_ratio"]),
             f"+{number(extra, 1)}" if extra is not None else MISSING,
+            *([looked] if searched else []),
             str(arm.facts["runs"]),
             str(len(arm.facts["failed"]) or ""),
         )
