@@ -3,7 +3,8 @@
     python benchmarks/study/page.py              # fills docs/study.md's tables, draws docs/images/study_*.png
     python benchmarks/study/page.py --check      # whether the tables are those of the results
 
-`study.py` does that last, too. The page's words are written by hand; what stands between `<!-- NAME -->` and `<!-- end NAME -->` is written here.
+`study.py` does that last, too. The page's words are written by hand; what stands between `<!-- NAME -->` and
+`<!-- end NAME -->` is written here.
 """
 
 from __future__ import annotations
