@@ -403,9 +403,32 @@ def some(found: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: found[name] for name in names if name in found}
 
 
+MEANS = ("sst_means", "fiqa_means", "emobank_means")
+
+
 def alone_parts(found: Mapping[str, Any]) -> dict[str, Any]:
     """Parts with models alone that have the options too, at the rate of all arms."""
-    return {name: one for name, one in found.items() if one.get("versus_alone") and name not in RATES}
+    return {name: one for name, one in found.items() if one.get("versus_alone") and name not in (*RATES, *MEANS)}
+
+
+def time_table(parts: Mapping[str, Any]) -> str:
+    """The default beside equal weights that were given about its time."""
+    rows = []
+    for name, summary in parts.items():
+        longer = next(arm for arm in summary["arms"] if re.fullmatch(r"equal, \d+ epochs", arm["arm"]))
+        shown_arms = [arm_of(summary, "equal"), longer, *(arm_of(summary, arm) for arm in DEFAULTS)]
+        times = ["–" if arm is None else f"{arm['cost']['seconds_ratio']:.1f}" for arm in shown_arms]
+        rows.append([TITLES[name].split(",")[0], "training time, equal weights' = 1", *times, "–", "–"])
+        for task, metric in judged(summary):
+            found = [arm["metrics"][task][metric] if arm else None for arm in shown_arms]
+            gains = [summary["versus_longer"].get(arm, {}).get(f"{task}.{metric}") for arm in DEFAULTS]
+            cells = [cell(one, metric) for one in found] + [difference(one, metric) for one in gains]
+            rows.append(["", f"{task} {metric}", *cells])
+    heads = ("equal weights", "for longer", "the default", "with nothing said")
+    return table(["set", "", *heads, "the default against longer", "nothing said against longer"], rows)
+
+
+DEFAULTS = ("dao+all", "default, nothing said")
 
 
 def tables() -> dict[str, str]:
@@ -428,6 +451,11 @@ def tables() -> dict[str, str]:
     made["alone"] = single_table(alone_parts(found), COMPARED_ALL, "versus_alone")
     if some(found, *RATES):
         made["alone_rates"] = single_table(some(found, *RATES), RATED, "versus_alone")
+    if some(found, *MEANS):
+        made["time"] = time_table(some(found, *MEANS))
+    if "emobank_means" in found:
+        two = {"emobank_means": found["emobank_means"]}
+        made["two_models"] = single_table(two, ("dao+all", "all, without genre"), "versus_alone")
     if "emobank_pairs" in found:
         made["transfer"] = transfer_table(found["emobank_pairs"])
     return made
