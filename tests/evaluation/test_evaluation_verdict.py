@@ -128,6 +128,26 @@ def test_pairs_that_harm_each_other(summary):
     assert "Train polarity and label apart: polarity loses 12.3 % by label." in verdict(summary)
 
 
+def test_models_that_part_tasks_that_harm_each_other(summary):
+    def said(*worse):
+        tasks = ["a", "b", "c", "d"]
+        verdicts = [["worse" if (one, other) in worse else "same" for other in tasks] for one in tasks]
+        table = {"tasks": tasks, "gain": gain, "verdict": verdicts, "source": "pairs"}
+        return [one for one in verdict(summary | {"transfer": table}) if "would part them" in one]
+
+    gain = [[-5.0] * 4 for _ in range(4)]
+    assert said() == []
+    assert said(("a", "d"), ("b", "d")) == ["2 models would part them: one of a, b and one of c, d."]
+    gain[0][2] = gain[2][0] = None
+    gain[1][2] = 11.0
+    assert said(("a", "d"), ("b", "d")) == ["2 models would part them: one of a, b, c and one of d."]
+    # One that loses and one that takes are apart, whoever of them it is.
+    assert said(("d", "a"), ("d", "b")) == said(("a", "d"), ("b", "d"))
+    assert said(("a", "b"), ("c", "d")) == ["2 models would part them: one of a, d and one of b, c."]
+    everyone = [(one, other) for one in "abcd" for other in "abcd" if one != other]
+    assert said(*everyone) == []
+
+
 def test_what_one_model_of_tasks_that_pay_could_try(summary):
     def proposed():
         return [sentence for sentence in verdict(summary) if "private_layers" in sentence]

@@ -28,7 +28,8 @@ RULE = (
     "difference of the size that was seen, among as many tests. The best arm is that of the best mean rank, and is called "
     "certain only where it beats the second; if neither is the baseline, p is then multiplied by the number of all pairs "
     "of arms and metrics, as it was seen in the results which two these are. Two tasks should be trained apart where one "
-    "is worse together than alone. A task should be trained apart where every model of all tasks is worse than its own: "
+    "is worse together than alone; few models that part all of these are named, found greedily, though tasks that do not harm "
+    "each other two by two may do so three by three. A task should be trained apart where every model of all tasks is worse than its own: "
     "the p of that is the largest of those models' p, corrected over the judged metrics. Where tasks should be trained "
     "apart, what one model of them could try is said too: a last block for each task, and more weight for those that lose. "
     "The rule is the same for every comparison."
@@ -172,9 +173,35 @@ def _apart(summary: Summary) -> list[str]:
                 if losses:
                     losers += losses
                     sentences.append(f"Train {second} and {first} apart: {' and '.join(losses.values())}.")
+        sentences += _groups(table)
     elif losers and len(summary["tasks"]) > 2:
         sentences.append("Beside which tasks shows with pairs among the methods: a model of every two tasks.")
     return [*sentences, *_room(summary, losers)]
+
+
+def _groups(table: Mapping[str, Any]) -> list[str]:
+    """Models that put no two tasks together of which one loses by the other, where fewer do than one a task.
+
+    A task that fits into several goes where it and the tasks there gain most, or lose least.
+
+    References:
+        Which Tasks Should Be Learned Together in Multi-task Learning? (Standley et al., 2020), which searches over groups
+        https://arxiv.org/abs/1905.07553
+    """
+    tasks, verdicts, gains = list(table["tasks"]), table["verdict"], table["gain"]
+    places = range(len(tasks))
+    apart = {a: {b for b in places if "worse" in (verdicts[a][b], verdicts[b][a])} for a in places}
+    groups: list[list[int]] = []
+    for task in sorted(places, key=lambda place: -len(apart[place])):  # the most quarrelsome first
+        fitting = [group for group in groups if not apart[task] & set(group)]
+        if fitting:
+            max(fitting, key=lambda them: sum((gains[task][b] or 0) + (gains[b][task] or 0) for b in them)).append(task)
+        else:
+            groups.append([task])
+    if not 1 < len(groups) < len(tasks):
+        return []
+    said = " and ".join(f"one of {', '.join(tasks[place] for place in sorted(group))}" for group in sorted(groups))
+    return [f"{len(groups)} models would part them: {said}."]
 
 
 def _room(summary: Summary, losers: Collection[str]) -> list[str]:
