@@ -141,6 +141,14 @@ def test_models_that_part_tasks_that_harm_each_other(summary):
     gain[0][2] = gain[2][0] = None
     gain[1][2] = 11.0
     assert said(("a", "d"), ("b", "d")) == ["2 models would part them: one of a, b, c and one of d."]
+    table = {"tasks": ["a", "b", "c"], "gain": [[-5.0] * 3] * 3, "source": "pairs"}
+    table["verdict"] = [["same", "worse", "same"], ["same"] * 3, ["same"] * 3]
+    losing = {"a.mse": {"verdict": "apart", "least_loss": 7.24}}
+    sentences = verdict(summary | {"transfer": table, "losing": losing})
+    alone = (
+        "Every shared model is worse on a.mse than the model of a alone, by 7.2 % at least: not all tasks in one model."
+    )
+    assert alone in sentences  # it may be trained with c
     # One that loses and one that takes are apart, whoever of them it is.
     assert said(("d", "a"), ("d", "b")) == said(("a", "d"), ("b", "d"))
     assert said(("a", "b"), ("c", "d")) == ["2 models would part them: one of a, d and one of b, c."]

@@ -153,16 +153,16 @@ def _apart(summary: Summary) -> list[str]:
     """Which tasks pay for being trained with others, and what one model of them could try."""
     sentences = []
     losers: list[str] = []
+    table = summary["transfer"]
+    groups = [] if table is None else _groups(table)
     for name, found in summary["losing"].items():
         if found["verdict"] == "apart":
             task = name.rpartition(".")[0]
             least = "" if found["least_loss"] is None else f", by {found['least_loss']:.1f} % at least"
             losers.append(task)
-            sentences.append(
-                f"Every shared model is worse on {name} than the model of {task} alone{least}: train {task} apart from the "
-                "others."
-            )
-    table = summary["transfer"]
+            # Of whom else it must be apart the pairs know better.
+            follows = "not all tasks in one model" if groups else f"train {task} apart from the others"
+            sentences.append(f"Every shared model is worse on {name} than the model of {task} alone{least}: {follows}.")
     if table is not None:
         for i, first in enumerate(table["tasks"]):
             for j, second in enumerate(table["tasks"][:i]):
@@ -174,7 +174,7 @@ def _apart(summary: Summary) -> list[str]:
                 if losses:
                     losers += losses
                     sentences.append(f"Train {second} and {first} apart: {' and '.join(losses.values())}.")
-        sentences += _groups(table)
+        sentences += groups
     elif losers and len(summary["tasks"]) > 2:
         sentences.append("Beside which tasks shows with pairs among the methods: a model of every two tasks.")
     return [*sentences, *_room(summary, losers)]
