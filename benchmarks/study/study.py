@@ -82,17 +82,14 @@ NOTHING_SAID = {"training.epochs": 4} | {
 }
 
 
-#: For so many epochs that they take about the default's time.
-LONGER = {"equal, 5 epochs": 5, "equal, 10 epochs": 10}
-
-
-def beside_the_default(longer: str) -> dict[str, dict[str, Any]]:
-    """The default in the study's epochs and in its own, and equal weights of `LONGER`."""
-    return {
-        longer: EQUAL | {"training.epochs": LONGER[longer]},
-        "dao+all": RECIPE["dao+all"],
-        "default, nothing said": {"balance.method": "auto"} | NOTHING_SAID,
-    }
+#: Equal weights for so many epochs that they take about the default's time.
+LONGER = "equal, 5 epochs"
+#: The default in the study's epochs and in its own, beside them.
+IN_TIME = {
+    LONGER: EQUAL | {"training.epochs": 5},
+    "dao+all": RECIPE["dao+all"],
+    "default, nothing said": {"balance.method": "auto"} | NOTHING_SAID,
+}
 
 
 #: What else is offered where tasks fight and where scores are rare. Adapters learn at five times the rate, as is usual.
@@ -247,16 +244,15 @@ PARTS = {
     ),
     "sst_options": Part("sst", "plain,equal,dao", FRESH, SST, SUBSET, {"dao+all": RECIPE["dao+all"]} | MORE),
     # What was not tried above, and whether equal weights would do as well in the time that the default takes.
-    "sst_means": Part("sst", "equal", FRESH[:3], SST, SUBSET, beside_the_default("equal, 5 epochs") | SCHEDULES),
+    "sst_means": Part("sst", "equal", FRESH[:3], SST, SUBSET, IN_TIME | SCHEDULES),
     "emobank_means": Part(
         "emobank",
         "equal",
         FRESH[:3],
         EMOBANK,
         SUBSET,
-        beside_the_default("equal, 5 epochs") | OFFERED | without_genre() | alone("valence", "arousal", "dominance"),
+        IN_TIME | OFFERED | without_genre() | alone("valence", "arousal", "dominance"),
     ),
-    "fiqa_means": Part("fiqa_aspect", "equal", FRESH, FIQA, arms=beside_the_default("equal, 10 epochs")),
     # Six further methods where the tasks are as loud as each other, and where each has a table.
     "fiqa_further": Part("fiqa_aspect", f"equal,{further(27)}", 5, FIQA),
     "phrasebank_fiqa_further": Part("phrasebank_fiqa", f"equal,{FURTHER}", 3, PHRASEBANK_FIQA, SUBSET),
@@ -375,7 +371,6 @@ def collect() -> None:
             return {arm["arm"]: arm["differences"] for arm in other["arms"]}
 
         plain = versus("plain") if "plain" in standing else None
-        longer = next((name for name in LONGER if name in standing), None)
         # Accuracy can be had by leaving classes out; the mean of all classes' F1 tells.
         macro = [metric.replace("accuracy", "macro_f1") for metric in part.metrics if metric.endswith("accuracy")]
         macro_f1 = {rival: versus(rival, macro) for rival in ("equal", "plain") if rival in standing}
@@ -387,7 +382,7 @@ def collect() -> None:
                 apart.setdefault(arm, {}).update(found)
         summary = compare(name, "equal", baseline="equal", progress=False).summary
         summary |= {"versus_plain": plain, "versus_alone": apart or None, "macro_f1": macro_f1}
-        summary["versus_longer"] = versus(longer) if longer else None
+        summary["versus_longer"] = versus(LONGER) if LONGER in standing else None
         kept = {
             arm: {kind: found[kind] for kind, arms in CURVES.items() if arm in arms and found.get(kind)}
             for arm, found in summary["curves"].items()
