@@ -403,6 +403,8 @@ def some(found: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 MEANS = ("sst_means", "emobank_means")
+#: Equal weights in about the default's time, and the default in the study's epochs and in its own.
+LONGER, DEFAULTS = "equal, 5 epochs", ("dao+all", "default, nothing said")
 
 
 def alone_parts(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -424,10 +426,6 @@ def time_table(parts: Mapping[str, Any]) -> str:
             rows.append(["", f"{task} {metric}", *cells])
     heads = ("equal weights", "for longer", "the default", "with nothing said")
     return table(["set", "", *heads, "the default against longer", "nothing said against longer"], rows)
-
-
-LONGER = "equal, 5 epochs"
-DEFAULTS = ("dao+all", "default, nothing said")
 
 
 def tables() -> dict[str, str]:

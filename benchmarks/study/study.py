@@ -80,8 +80,6 @@ SCHEDULES = {
 NOTHING_SAID = {"training.epochs": 4} | {
     f"training.{key}": "auto" for key in ("learning_rate", "consistency", "averaging", "calibrate")
 }
-
-
 #: Equal weights for so many epochs that they take about the default's time.
 LONGER = "equal, 5 epochs"
 #: The default in the study's epochs and in its own, beside them.
@@ -90,8 +88,6 @@ IN_TIME = {
     "dao+all": RECIPE["dao+all"],
     "default, nothing said": {"balance.method": "auto"} | NOTHING_SAID,
 }
-
-
 #: What else is offered where tasks fight and where scores are rare. Adapters learn at five times the rate, as is usual.
 LORA = {"training.learning_rate": 1e-3, "training.head_learning_rate": 2e-3}
 PARTED = {"model.private_layers": 1, "model.private_when": "conflict"}
